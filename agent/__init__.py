@@ -1,0 +1,10 @@
+"""One per host: watch -> World -> project -> compile -> Snapshot -> ADS -> Envoy.
+
+machine     every decision about when to act (pure): events in, instructions out
+runtime     executes instructions, feeds results back
+watch       follow the mesh, publish the latest World       state     last good state on disk
+identity    keys, join, renewal                             register  local definitions, health checks
+uplink      the one door to the control plane               status    what is observed, applied, refused
+xds         delta ADS and SDS on a unix socket              envoy     bootstrap, launcher, admin
+daemon      composition root
+"""

@@ -1,0 +1,96 @@
+"""Resource kinds, one noun per file, and the registry of them.
+
+`Object` is the frame; `KINDS` says where each kind lives and who writes it. `World` (mesh.model.world) is all that one
+agent knows at one moment. Everything here is frozen and pure.
+"""
+
+from mesh.model.authorization import (
+    DEFAULT_DENY,
+    AuthorizationPolicy,
+    AuthorizationPolicySpec,
+    AuthorizationRule,
+    AuthorizationSource,
+    AuthorizationTarget,
+)
+from mesh.model.base import Frozen, Metadata, Object, Ref, Revision, ServiceRef, Violation
+from mesh.model.core import (
+    CLUSTER_SINGLETON,
+    MeshConfig,
+    MeshConfigSpec,
+    Namespace,
+    Node,
+    NodeSpec,
+    TrustBundle,
+    TrustBundleSpec,
+)
+from mesh.model.instance import (
+    MTLS_PORT,
+    Endpoint,
+    EndpointSpec,
+    Health,
+    Instance,
+    InstancePort,
+    InstanceSpec,
+    selects,
+    target_port,
+)
+from mesh.model.local import (
+    GateSpec,
+    HealthCheck,
+    Identity,
+    LocalPort,
+    NodeLocal,
+    ServiceDefinition,
+    Upstream,
+)
+from mesh.model.registry import KINDS, Kind, kind_named
+from mesh.model.service import Protocol, Service, ServicePort, ServiceSpec
+from mesh.model.world import World
+
+__all__ = [
+    "CLUSTER_SINGLETON",
+    "DEFAULT_DENY",
+    "KINDS",
+    "MTLS_PORT",
+    "AuthorizationPolicy",
+    "AuthorizationPolicySpec",
+    "AuthorizationRule",
+    "AuthorizationSource",
+    "AuthorizationTarget",
+    "Endpoint",
+    "EndpointSpec",
+    "Frozen",
+    "GateSpec",
+    "Health",
+    "HealthCheck",
+    "Identity",
+    "Instance",
+    "InstancePort",
+    "InstanceSpec",
+    "Kind",
+    "LocalPort",
+    "MeshConfig",
+    "MeshConfigSpec",
+    "Metadata",
+    "Namespace",
+    "Node",
+    "NodeLocal",
+    "NodeSpec",
+    "Object",
+    "Protocol",
+    "Ref",
+    "Revision",
+    "Service",
+    "ServiceDefinition",
+    "ServicePort",
+    "ServiceRef",
+    "ServiceSpec",
+    "TrustBundle",
+    "TrustBundleSpec",
+    "Upstream",
+    "Violation",
+    "World",
+    "kind_named",
+    "selects",
+    "target_port",
+]

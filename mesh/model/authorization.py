@@ -1,0 +1,48 @@
+"""AuthorizationPolicy: which identities may connect to a service, on which ports."""
+
+from typing import Literal
+
+import msgspec
+
+from mesh.model.base import Frozen, Object
+
+DEFAULT_DENY = "default-deny"
+"""The rule that denies when no rule allows; named in every such denial."""
+
+
+class AuthorizationSource(Frozen, frozen=True, kw_only=True):
+    """Who calls. Principals or namespaces: one match is enough. Both empty: any identity that mTLS accepted."""
+
+    principals: tuple[str, ...] = ()
+    """SPIFFE ids, or `<namespace>/<service-account>` of this trust domain."""
+    namespaces: tuple[str, ...] = ()
+
+
+class AuthorizationRule(Frozen, frozen=True, kw_only=True):
+    name: str = ""
+    sources: tuple[AuthorizationSource, ...] = msgspec.field(name="from", default=())
+    """One match is enough. Empty: anybody."""
+    ports: tuple[int, ...] = ()
+    """Ports of the Service. Empty: all."""
+
+
+class AuthorizationTarget(Frozen, frozen=True, kw_only=True):
+    service: str = ""
+    """A Service of the policy's namespace. Empty: all of them."""
+
+
+class AuthorizationPolicySpec(Frozen, frozen=True, kw_only=True):
+    target: AuthorizationTarget = AuthorizationTarget()
+    action: Literal["Allow", "Deny"] = "Allow"
+    rules: tuple[AuthorizationRule, ...] = ()
+
+
+class AuthorizationPolicy(Object, frozen=True, kw_only=True):
+    """Deny rules are tried first, then allow rules, then the mesh's default.
+
+    A rule is named in denials, logs and `explain` as `<namespace>/<policy>/<rule name, or its index>`.
+    """
+
+    api_version: str = "holdfast.dev/v1"
+    kind: Literal["AuthorizationPolicy"] = "AuthorizationPolicy"
+    spec: AuthorizationPolicySpec = AuthorizationPolicySpec()

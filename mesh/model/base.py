@@ -1,0 +1,68 @@
+"""The frame that every resource has: apiVersion, kind, metadata, spec, status."""
+
+from typing import NamedTuple, NewType
+
+import msgspec
+
+Revision = NewType("Revision", int)
+"""A revision of the store. 0 means "none seen yet"; etcd's first is 1."""
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of all data that crosses a process boundary: tuples, strings, numbers and str-keyed dicts inside."""
+
+
+class Ref(NamedTuple):
+    """Names one object of the mesh. Cluster-scoped kinds have namespace ''."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class ServiceRef(NamedTuple):
+    """Names a Service, wherever only a Service can stand."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.namespace}"
+
+
+class Metadata(Frozen, frozen=True, kw_only=True):
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    uid: str = ""
+    resource_version: str = ""
+    """Decimal mod-revision of the store; set by readers, never stored in the value."""
+    generation: int = 0
+    creation_timestamp: str = ""
+    """RFC 3339, UTC; set by the API at creation."""
+
+
+class Object(Frozen, frozen=True, kw_only=True, omit_defaults=False):
+    """Common to all kinds. Each kind fixes api_version and kind, and types its spec."""
+
+    api_version: str
+    kind: str
+    metadata: Metadata
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.kind, self.metadata.namespace, self.metadata.name)
+
+
+class Violation(Frozen, frozen=True, kw_only=True):
+    """One fault of an input: where, and what is wrong with it, in words that tell what to do."""
+
+    path: str
+    """From the object's root, such as spec.ports[0].port."""
+    reason: str
+    object: str = ""
+    """str(Ref) of the object, where several were sent."""
