@@ -1,7 +1,8 @@
 """What an agent tells the control plane, and hears from it: registration and the uplink's messages.
 
-The uplink is one WebSocket per agent to any control-plane node: JSON text frames, `Hello` first, then `Report`s. That it
-is open is the heartbeat; the server pings, and a peer that does not answer is cut.
+The uplink is one WebSocket per agent to any control-plane node (GET /v1/uplink): JSON text frames. An agent sends `Up`,
+`hello` first, then a `report` on each change; it hears `Down`, whose `ask` it answers with an `answer` of the same id.
+That it is open is the heartbeat; the server pings, and a peer that does not answer is cut.
 """
 
 from mesh.model.base import Frozen
@@ -60,3 +61,43 @@ class Report(Frozen, frozen=True, kw_only=True):
     """Why a mass deletion is held back, if one is."""
     started: float = 0.0
     """Unix seconds."""
+
+
+class Hello(Frozen, frozen=True, kw_only=True):
+    """The first frame: who speaks. The node must be that of the client certificate."""
+
+    node: str
+    version: str = ""
+
+
+class Ask(Frozen, frozen=True, kw_only=True):
+    """The control plane wants something of this agent now."""
+
+    id: int
+    what: str
+    """`config`: the proxy's configuration as Envoy tells it. An agent answers what it does not know with an error."""
+
+
+class Answer(Frozen, frozen=True, kw_only=True):
+    id: int
+    body: str = ""
+    """JSON text."""
+    error: str = ""
+
+
+class Up(Frozen, frozen=True, kw_only=True):
+    """One frame from an agent: exactly one of these."""
+
+    hello: Hello | None = None
+    report: Report | None = None
+    answer: Answer | None = None
+
+
+class Down(Frozen, frozen=True, kw_only=True):
+    """One frame to an agent. Unknown content is ignored, so that newer control planes may say more."""
+
+    ask: Ask | None = None
+
+
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+"""A configuration dump of a large proxy is the largest frame."""
