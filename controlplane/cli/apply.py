@@ -1,0 +1,71 @@
+"""`holdfast apply`."""
+
+from typing import Any
+
+import click
+
+from controlplane.cli.context import Flags
+from controlplane.cli.errors import CliError
+from controlplane.cli.options import connected, connection, output
+
+
+@click.command()
+@click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
+@click.option("--dry-run", is_flag=True, help="Check and compare, but write nothing.")
+@output("table", "json", "yaml")
+@connected
+def apply(files: tuple[str, ...], dry_run: bool, form: str, flags: Flags) -> None:
+    r"""Write all objects of FILE, DIR or stdin (-) in one transaction: all of them, or nothing.
+
+    An object that carries metadata.resourceVersion is written only if nobody changed it since.
+
+    \b
+    Examples:
+      holdfast apply -f shop.yaml
+      holdfast apply -f deploy/ --dry-run
+      holdfast get svc api -n shop -o yaml | sed s/http/http2/ | holdfast apply -f -
+    """
+    from controlplane.cli.client import Api
+    from controlplane.cli.files import read
+    from controlplane.cli.output import emit, say, table, talk
+
+    sources = read(files)
+    to = connection(flags)
+    body = {"objects": [s.document for s in sources], "delete": [], "dryRun": dry_run}
+
+    async def work(api: Api) -> Any:
+        # Applying the same objects again changes nothing, so a lost answer may be repeated at another node.
+        return await api.call("POST", "/v1/apply", body=body, repeatable=True)
+
+    try:
+        answer = talk(to, work, f"applying {len(sources)} objects", timeout=60)
+    except CliError as exc:
+        raise located(exc, {name_of(s.document): s.origin for s in sources}) from None
+    if form != "table":
+        emit(answer, form)
+        return
+    table(
+        ["OBJECT", "ACTION"],
+        [[r["object"], r["action"] + (" (dry run)" if dry_run else "")] for r in answer["results"]],
+    )
+    say(
+        f"nothing was written (dry run), revision {answer['revision']}" if dry_run else f"revision {answer['revision']}"
+    )
+
+
+def name_of(document: dict[str, Any]) -> str:
+    """As the control plane names the object in a violation: `Kind namespace/name`."""
+    metadata = document.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    place = f"{metadata['namespace']}/" if metadata.get("namespace") else ""
+    return f"{document.get('kind', '?')} {place}{metadata.get('name', '?')}"
+
+
+def located(error: CliError, origins: dict[str, str]) -> CliError:
+    """The same error, with the file in front of each violation whose object came from one."""
+    details = []
+    for detail in error.details:
+        known = [origin for name, origin in origins.items() if detail.startswith((name + " ", name + ":"))]
+        details.append(f"{known[0]}: {detail}" if known else detail)
+    error.details = tuple(details)
+    return error

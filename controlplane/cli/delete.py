@@ -1,0 +1,92 @@
+"""`holdfast delete`."""
+
+from typing import Any
+
+import click
+
+from controlplane.cli.context import Flags
+from controlplane.cli.options import connected, connection, namespace_of, path_of, the_kind
+
+
+@click.command()
+@click.argument("kind", required=False)
+@click.argument("name", required=False)
+@click.option("-n", "--namespace", default="", help="Namespace; default: the context's, else `default`.")
+@click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what these files describe.")
+@click.option("--ignore-missing", is_flag=True, help="An object that is not there is no error.")
+@connected
+def delete(
+    kind: str | None, name: str | None, namespace: str, files: tuple[str, ...], ignore_missing: bool, flags: Flags
+) -> None:
+    r"""Delete one object by KIND and NAME, or all objects of files, these in one transaction.
+
+    \b
+    Examples:
+      holdfast delete service api -n shop
+      holdfast delete -f shop.yaml --ignore-missing
+    """
+    from controlplane.cli.output import say
+
+    if bool(files) == bool(kind) or (kind and not name):
+        raise click.UsageError("name what to delete: either KIND and NAME, or -f")
+    to = connection(flags)
+    if kind and name:
+        kind = the_kind(kind)
+        _one(to, path_of(kind, namespace_of(kind, namespace, to.namespace), name), ignore_missing=ignore_missing)
+        say(f"{kind} {name} deleted")
+        return
+    for line in _all(to, files, ignore_missing=ignore_missing):
+        say(line)
+
+
+def _one(to: Any, path: str, *, ignore_missing: bool) -> None:
+    from controlplane.cli.client import Api
+    from controlplane.cli.errors import CliError, Exit
+    from controlplane.cli.output import talk
+
+    async def work(api: Api) -> Any:
+        return await api.call("DELETE", path)
+
+    try:
+        talk(to, work, "deleting")
+    except CliError as exc:
+        if exc.exit_code != Exit.NOT_FOUND or not ignore_missing:
+            raise
+
+
+def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> list[str]:
+    from controlplane.cli.client import Api
+    from controlplane.cli.errors import CliError, Exit
+    from controlplane.cli.files import read
+    from controlplane.cli.output import talk
+
+    refs = []
+    for document, origin in read(files):
+        kind, metadata = the_kind(str(document.get("kind", ""))), document.get("metadata") or {}
+        if not metadata.get("name"):
+            raise CliError(f"{origin}: metadata.name is missing", code=Exit.REFUSED)
+        namespace = namespace_of(kind, metadata.get("namespace", ""), to.namespace)
+        refs.append({"kind": kind, "namespace": namespace, "name": metadata["name"]})
+
+    async def work(api: Api) -> Any:
+        wanted = refs
+        if ignore_missing:
+            wanted = [ref for ref in refs if await _exists(api, ref)]
+        if not wanted:
+            return {"results": []}
+        return await api.call("POST", "/v1/apply", body={"objects": [], "delete": wanted, "dryRun": False})
+
+    answer = talk(to, work, f"deleting {len(refs)} objects", timeout=60)
+    return [f"{r['object']} {r['action']}" for r in answer["results"]] or ["none of them was there"]
+
+
+async def _exists(api: Any, ref: dict[str, str]) -> bool:
+    from controlplane.cli.errors import CliError, Exit
+
+    try:
+        await api.get(path_of(ref["kind"], ref["namespace"], ref["name"]))
+    except CliError as exc:
+        if exc.exit_code == Exit.NOT_FOUND:
+            return False
+        raise
+    return True
