@@ -68,7 +68,10 @@ class RenewRequest(Frozen, frozen=True, kw_only=True):
 
 
 class RootsAnswer(Frozen, frozen=True, kw_only=True):
-    """GET /v1/roots, for anybody: the trust bundle of this cluster. A joining host checks it against its token's pin."""
+    """GET /v1/roots, for anybody: the trust bundle of this cluster.
+
+    A joining host trusts only the root that its token pins; the others count once they arrive over a verified channel.
+    """
 
     trust_domain: str
     sequence: int
