@@ -1,0 +1,94 @@
+"""The audit log: append-only JSON lines on this node, one for each decision. Never a secret.
+
+`always` puts each line on disk before it returns; `batch` leaves that to `run`, once a second and off the loop, so that
+issuing hundreds of certificates a second is not paced by the disk. A log that was moved away is opened anew.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from mesh.aio import pause
+
+log = structlog.get_logger(__name__)
+
+HIDDEN = "(hidden)"
+_SECRET_NAME = re.compile(r"token|secret|password|authorization|private|_key\Z|\Akey\Z", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"hf[a-z]?1\.[A-Za-z0-9_.\-]+|-----BEGIN[A-Z ]*PRIVATE KEY-----.*", re.DOTALL)
+MAX_TEXT = 2000
+
+
+class AuditLog:
+    """Who opens it closes it. A line that cannot be written is an error of the caller's request: no audit, no act."""
+
+    def __init__(self, path: Path, clock: Callable[[], float], *, sync: Literal["always", "batch"] = "batch") -> None:
+        self._path, self._clock, self._sync = path, clock, sync
+        self._dirty = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def record(self, event: str, **fields: object) -> None:
+        """Append one line. Fields with secrets in name or text are hidden."""
+        when = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line: dict[str, object] = {"time": when, "event": event}
+        line.update({name: _clean(name, value) for name, value in fields.items()})
+        os.write(self._fd, msgspec.json.encode(line) + b"\n")
+        if self._sync == "always":
+            os.fsync(self._fd)
+        else:
+            self._dirty = True
+
+    async def run(self) -> None:
+        """Put lines on disk, and notice a log that was moved away."""
+        while True:
+            await pause(1.0)
+            try:
+                await asyncio.to_thread(self.flush)
+            except OSError as exc:
+                log.warning("audit log cannot be written", path=str(self._path), error=str(exc))
+
+    def flush(self) -> None:
+        if self._dirty:
+            self._dirty = False
+            os.fsync(self._fd)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == os.fstat(self._fd).st_ino:
+                return
+        # Moved away by log rotation. dup2 keeps the number, so a concurrent record() writes to one of the two files.
+        fresh = self._open()
+        os.dup2(fresh, self._fd, inheritable=False)
+        os.close(fresh)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _clean(name: str, value: object) -> object:
+    if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
+        return HIDDEN
+    match value:
+        case str():
+            return _SECRET_TEXT.sub(HIDDEN, value)[:MAX_TEXT]
+        case bytes():
+            return f"({len(value)} bytes)"
+        case dict():
+            return {str(key): _clean(str(key), item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_clean("", item) for item in value]
+        case bool() | int() | float() | None:
+            return value
+    return _SECRET_TEXT.sub(HIDDEN, str(value))[:MAX_TEXT]
