@@ -1,0 +1,182 @@
+"""Who is where in the demo: hosts, addresses, ports, files and the mesh's objects. Pure.
+
+Every host has a loopback address of its own, as a VM has one of its own on a network.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+TRUST_DOMAIN = "demo.holdfast"
+CLUSTER = "demo"
+NAMESPACE = "shop"
+
+MTLS_PORT = 15443
+SCRAPE_PORT = 15020
+HTTP_PORT = 8080
+DB_PORT = 5432
+TO_API_PORT = 9001
+TO_DB_PORT = 9002
+TO_WEB_PORT = 9003
+"""Where a host's own application finds others: plain ports of its Envoy."""
+API_PORT = 8443
+GATE_PORT = 2390
+
+BLOCKS = tuple(range(10, 250, 20))
+"""First free one: the demo takes 127.0.0.<block + 1> to <block + 12>."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that runs one service."""
+
+    name: str
+    service: str
+    address: str
+    calls: tuple[tuple[str, int], ...] = ()
+    """Service and local port under which this host's application reaches it."""
+
+    @property
+    def identity(self) -> str:
+        return f"{NAMESPACE}/{self.service}"
+
+    @property
+    def port(self) -> int:
+        return DB_PORT if self.service == "db" else HTTP_PORT
+
+    @property
+    def protocol(self) -> str:
+        return "tcp" if self.service == "db" else "http"
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """A control-plane node, with its store gate beside it."""
+
+    name: str
+    gate: str
+    """Name of the gate's host."""
+    address: str
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.address}:{API_PORT}"
+
+    @property
+    def gate_address(self) -> str:
+        return f"{self.address}:{GATE_PORT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    hosts: tuple[Host, ...]
+    planes: tuple[Plane, ...]
+
+    def host(self, name: str) -> Host:
+        return next(h for h in self.hosts if h.name == name)
+
+    @property
+    def apis(self) -> tuple[Host, ...]:
+        return tuple(h for h in self.hosts if h.service == "api")
+
+
+def topology(block: int) -> Topology:
+    """The demo on 127.0.0.<block + …>."""
+
+    def address(number: int) -> str:
+        return f"127.0.0.{block + number}"
+
+    to_api, to_db, to_web = ("api", TO_API_PORT), ("db", TO_DB_PORT), ("web", TO_WEB_PORT)
+    hosts = (
+        Host("web-1", "web", address(1), (to_api, to_db)),
+        Host("api-1", "api", address(2), (to_web,)),
+        Host("api-2", "api", address(3), (to_web,)),
+        Host("api-3", "api", address(4), (to_web,)),
+        Host("db-1", "db", address(5), (to_api,)),
+    )
+    planes = tuple(Plane(f"cp-{n}", f"gate-{n}", address(10 + n)) for n in (1, 2))
+    return Topology(hosts, planes)
+
+
+def bound(found: Topology) -> list[tuple[str, int]]:
+    """Every address and port that the demo listens on, but for etcd's and OpenBao's."""
+    places = [(h.address, p) for h in found.hosts for p in (MTLS_PORT, SCRAPE_PORT, h.port, *(c[1] for c in h.calls))]
+    return places + [(p.address, port) for p in found.planes for port in (API_PORT, GATE_PORT, MTLS_PORT, SCRAPE_PORT)]
+
+
+def service_definition(host: Host, *, unhealthy_after: int = 2) -> dict[str, Any]:
+    """services.d/<service>.yaml of a host."""
+    check: dict[str, Any] = {"type": "tcp"} if host.service == "db" else {"type": "http", "path": "/healthz"}
+    return {
+        "name": host.service,
+        "namespace": NAMESPACE,
+        "labels": {"app": host.service},
+        "ports": [{"port": host.port, "name": host.protocol, "protocol": host.protocol, "address": host.address}],
+        "health": {**check, "intervalSeconds": 1.0, "unhealthyThreshold": unhealthy_after},
+        "upstreams": [
+            {"service": service, "port": service_port(service), "listen": f"{host.address}:{port}"}
+            for service, port in host.calls
+        ],
+    }
+
+
+def service_port(service: str) -> int:
+    """The port under which callers know a service."""
+    return DB_PORT if service == "db" else 80
+
+
+def sni(service: str) -> str:
+    return f"{service_port(service)}.{service}.{NAMESPACE}.{CLUSTER}.mesh"
+
+
+def spiffe_id(service: str) -> str:
+    return f"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{service}"
+
+
+def agent_settings(host: str, address: str, home: str, found: Topology, envoy: str) -> dict[str, Any]:
+    """agent.yaml of a host whose files are under `home`."""
+    return {
+        "node": host,
+        "address": address,
+        "dataDir": f"{home}/data",
+        "runDir": f"{home}/run",
+        "servicesDir": f"{home}/services.d",
+        "controlplanes": [p.url for p in found.planes],
+        "gates": [p.gate_address for p in found.planes],
+        "mtlsPort": MTLS_PORT,
+        "scrape": f"{address}:{SCRAPE_PORT}",
+        "envoy": {"command": envoy, "concurrency": 1, "drainSeconds": 5, "parentShutdownSeconds": 8},
+        "logLevel": "info",
+    }
+
+
+def objects() -> list[dict[str, Any]]:
+    """The namespace, its services, and who may call whom."""
+
+    def service(name: str) -> dict[str, Any]:
+        target = "tcp" if name == "db" else "http"
+        port = {"port": service_port(name), "name": target, "protocol": target, "targetPort": target}
+        return _object("Service", name, {"ports": [port], "serviceAccounts": [name]})
+
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        service("web"),
+        service("api"),
+        service("db"),
+        allow("web-to-api", "api", "web"),
+        allow("web-to-db", "db", "web"),
+    ]
+
+
+def allow(name: str, target: str, *callers: str) -> dict[str, Any]:
+    """A policy that lets these service accounts call a service."""
+    rule = {"name": "callers", "from": [{"principals": [f"{NAMESPACE}/{caller}" for caller in callers]}]}
+    return _object("AuthorizationPolicy", name, {"target": {"service": target}, "action": "Allow", "rules": [rule]})
+
+
+def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "holdfast.dev/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
