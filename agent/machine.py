@@ -268,8 +268,9 @@ def _applied(state: State, digest: bytes, revision: Revision) -> Step:
 
 
 def _refused(state: State, digest: bytes, reason: str) -> Step:
-    if digest != state.offered or digest in state.refused:
+    if digest in state.refused:
         return state, ()
+    # Also when a newer one is offered by now: whatever of the refused one is still in it is held back from Envoy.
     state = replace(state, in_flight=False, refused=(*state.refused, digest)[-REFUSALS_KEPT:], failure=reason)
     if state.world == "disk":
         # There is no newer world to correct it, and what was accepted before is not known any more.

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -90,3 +90,17 @@ async def every(seconds: float, run: Callable[[], Awaitable[None]]) -> None:
 async def pause(seconds: float) -> None:
     """Wait; for loops that must pace themselves."""
     await asyncio.sleep(seconds)
+
+
+async def first(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all of them; when the first ends, end the others. Its outcome, also its error, is ours."""
+    # Not a TaskGroup: one that swallows the error that ended it may swallow an outer cancellation too (cpython 116720).
+    tasks = [asyncio.create_task(part) for part in parts]  # noqa: TID251 - they end here, whatever happens
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # noqa: TID251 - waits for the end of what was cancelled
+    for task in done:
+        task.result()
