@@ -36,6 +36,11 @@ class Snapshot:
     """Over all versions: equal digest, equal configuration."""
     resources: Mapping[str, Resources]
     problems: tuple["Problem", ...] = ()
+    base: bytes = b""
+    """Digest of the snapshot that `changed` compares with; empty: no comparison is offered."""
+    changed: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    """Type URL -> names added, changed or removed since `base`; a type without change may be missing. It only saves
+    the reader a comparison of whole mappings: leaving it out is slower, never wrong."""
 
 
 @dataclass(frozen=True, slots=True)

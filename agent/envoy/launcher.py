@@ -1,0 +1,176 @@
+"""Envoy's parent in spirit: starts it, hot-restarts it (SIGHUP), brings it back when it dies, drains it (SIGTERM).
+
+    python -m agent.envoy.launcher --run-dir DIR --admin SOCKET [options] -- envoy -c bootstrap.json ...
+
+Standard library only, to stay small. One launcher per run directory (a locked pid file), in a session of its own.
+
+SIGHUP   hot restart; several of them while one is under way count as one more
+SIGTERM  drain, then stop; the second one stops at once          SIGINT   stop at once
+SIGUSR2  leave: the launcher ends, Envoy runs on for the next launcher to adopt
+
+A launcher that is killed leaves Envoy running, and the next one adopts it. Envoy asks the kernel for SIGTERM at its
+parent's death (HotRestartImpl), so its parent must not be the launcher: it is started through a process that ends at
+once, and its exit is seen through a pidfd. The price: no exit status, only that it ended.
+"""
+
+import argparse
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from agent.envoy import record, succession
+from agent.envoy.host import Host, Options
+from agent.envoy.succession import Event, Instruction, State
+
+TICK_SECONDS = 0.1
+"""While something is awaited: Envoy's readiness, a delay, a drain."""
+IDLE_SECONDS = 10.0
+"""Else: how often the size of the logs is looked at."""
+
+
+class Launcher:
+    def __init__(self, options: Options, host: Host) -> None:
+        self._options, self._host = options, host
+        self._state = State()
+        self._watched: dict[int, int] = {}
+        """Pid -> pidfd."""
+        self._poll = select.poll()
+        self._done = False
+        self._left = False
+
+    def run(self) -> None:
+        wakeup = _signals()
+        self._poll.register(wakeup, select.POLLIN)
+        adopted = self._host.adopt(time.monotonic())
+        for process in adopted:
+            self._watch(process.pid)
+        self._feed(succession.Began(adopted))
+        while not self._done:
+            busy = self._state.phase != "live" or self._state.elders
+            ready = self._poll.poll((TICK_SECONDS if busy else IDLE_SECONDS) * 1000)
+            for descriptor, _ in ready:
+                if descriptor == wakeup:
+                    self._on_signals(os.read(wakeup, 64))
+            self._reap({descriptor for descriptor, _ in ready})
+            self._look()
+            self._host.rotate_logs()
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._feed(succession.RestartAsked())
+            elif number == signal.SIGTERM:
+                self._feed(succession.StopAsked(self._options.drain_seconds))
+            elif number == signal.SIGINT:
+                self._feed(succession.StopAsked(0))
+            elif number == signal.SIGUSR2:
+                self._done = self._left = True
+
+    def _reap(self, ready: set[int]) -> None:
+        for pid, descriptor in tuple(self._watched.items()):
+            if descriptor in ready:
+                self._poll.unregister(descriptor)
+                os.close(self._watched.pop(pid))
+                self._host.note_exit(pid)
+                self._feed(succession.Exited(pid))
+
+    def _look(self) -> None:
+        """Ask Envoy what no signal tells."""
+        state = self._state
+        awaited = state.successor or state.current
+        if awaited and not awaited.live and self._host.is_live(awaited.epoch):
+            self._feed(succession.BecameLive(awaited.pid))
+        if state.stopping == "draining" and self._host.connections() == 0:
+            self._feed(succession.Idle())
+        if state.stopping or state.spawn_at is not None:
+            self._feed(succession.Tick())
+
+    def _feed(self, event: Event) -> None:
+        before = self._state
+        self._state, instructions = succession.handle(before, event, time.monotonic())
+        for instruction in instructions:
+            self._do(instruction)
+        if self._state != before and not self._done:
+            self._host.write(self._state)
+
+    def _do(self, instruction: Instruction) -> None:
+        match instruction:
+            case succession.Spawn(epoch):
+                process = self._host.spawn(epoch, time.monotonic())
+                self._watch(process.pid)
+                self._feed(succession.Spawned(process))
+            case succession.ClearInitializing():
+                self._host.clear_initializing()
+            case succession.Drain():
+                self._host.drain()
+            case succession.End(pid, hard):
+                self._host.end(self._watched.get(pid), hard=hard)
+            case succession.Quit():
+                self._done = True
+                self._host.clean()
+
+    def _watch(self, pid: int) -> None:
+        # A process that has ended already gives a descriptor that is ready at once, as long as nobody reaped it.
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            descriptor = os.open(os.devnull, os.O_RDONLY)  # always ready: seen as ended in the next round
+        self._watched[pid] = descriptor
+        self._poll.register(descriptor, select.POLLIN)
+
+
+def _signals() -> int:
+    """A descriptor from which the numbers of arriving signals can be read."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _parse(arguments: list[str]) -> Options:
+    parser = argparse.ArgumentParser(prog="agent.envoy.launcher", description="Envoy's launcher; see the agent.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--admin", type=Path, required=True, help="Envoy's admin socket")
+    parser.add_argument("--base-id", type=int, default=None, help="default: chosen by Envoy, free on this machine")
+    parser.add_argument("--log-file", type=Path, default=None, help="default: envoy.log in the run directory")
+    parser.add_argument("--log-max-bytes", type=int, default=16 * 1024 * 1024)
+    parser.add_argument("--rotate", type=Path, action="append", default=[], help="another log to keep bounded")
+    parser.add_argument("--drain-seconds", type=float, default=20.0)
+    parser.add_argument("--parent-shutdown-seconds", type=int, default=30)
+    parser.add_argument("command", nargs="+", help="envoy and its arguments")
+    parsed = parser.parse_args(arguments)
+    log_file = parsed.log_file or parsed.run_dir / "envoy.log"
+    return Options(
+        run_dir=parsed.run_dir,
+        admin=parsed.admin,
+        base_id=parsed.base_id,
+        log_file=log_file,
+        log_max_bytes=parsed.log_max_bytes,
+        logs=(log_file, *parsed.rotate),
+        drain_seconds=parsed.drain_seconds,
+        parent_shutdown_seconds=parsed.parent_shutdown_seconds,
+        command=tuple(parsed.command),
+    )
+
+
+def main() -> int:
+    """Run until told to stop. Exit status 75 (EX_TEMPFAIL): this run directory has a launcher already."""
+    options = _parse(sys.argv[1:])
+    options.run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    lock = record.lock(options.run_dir)
+    if lock is None:
+        sys.stderr.write(f"a launcher runs in {options.run_dir} already (pid {record.launcher_of(options.run_dir)})\n")
+        return os.EX_TEMPFAIL
+    with suppress(PermissionError):
+        os.setsid()  # refused if this is a session's leader already
+    Launcher(options, Host(options)).run()
+    return os.EX_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""One client's delta-ADS stream: requests and snapshots in, responses and events out.
+
+Rule 1: what is sent, and in which order, is decided here and nowhere else.
+Rule 2: one response of a stream is unacknowledged at most. What arrives meanwhile changes the target only; the walk
+over UPDATE_ORDER begins anew after each answer, so the newest snapshot wins and the order holds for it.
+Rule 3: what was refused is never sent again unchanged. It holds back what could refer to it, and nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from agent.xds.subscription import ABSENT, Due, Pair, Subscription
+from agent.xds.wire import Request, Send
+from mesh import pb
+from mesh.compile.types import Resource, Resources, Snapshot
+from mesh.model import Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the order. It waits while a type that it `needs` has something held back."""
+
+    type_url: str
+    removal: bool = False
+    needs: tuple[str, ...] = ()
+
+
+# Make before break (xDS protocol, "Eventual consistency considerations"). A secret that is held already is renewed
+# before what uses it; a new one is asked for by the cluster or listener that needs it, and then goes first too.
+UPDATE_ORDER = (
+    Step(pb.SECRET),
+    Step(pb.CLUSTER),
+    Step(pb.ENDPOINT),
+    Step(pb.LISTENER, needs=(pb.CLUSTER,)),
+    Step(pb.ROUTE, needs=(pb.CLUSTER,)),
+    Step(pb.LISTENER, removal=True),
+    Step(pb.ROUTE, removal=True, needs=(pb.LISTENER,)),
+    Step(pb.CLUSTER, removal=True, needs=(pb.LISTENER, pb.ROUTE)),
+    Step(pb.ENDPOINT, removal=True, needs=(pb.CLUSTER,)),
+    Step(pb.SECRET, removal=True, needs=(pb.LISTENER, pb.CLUSTER)),
+)
+TYPES = tuple(step.type_url for step in UPDATE_ORDER if not step.removal)
+WHOLE = frozenset({pb.CLUSTER, pb.LISTENER})
+"""Types that a proxy wants whole (wildcard): before it has asked for these, it has not applied anything."""
+
+MAX_FOREIGN_TYPES = 16
+"""Types that we never serve are answered with nothing; a client may ask for that many."""
+
+_NOTHING: Resources = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """All of this snapshot that the client asked for is acknowledged. That is not yet: in force."""
+
+    digest: bytes
+    revision: Revision
+    types: tuple[str, ...]
+    """Types of which something was sent on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nacked:
+    """The client refused a response made from this snapshot."""
+
+    digest: bytes
+    revision: Revision
+    type_url: str
+    names: tuple[str, ...]
+    """All that was in the refused response; not all of them need be guilty."""
+    error: str
+
+
+Output = Send | Acked | Nacked
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    send: Send
+    pairs: frozenset[Pair]
+    removal: bool
+    snapshot: Snapshot
+
+
+class Stream:
+    def __init__(self, nonces: str = "") -> None:
+        """Nonces begin with this text: one stream's must not be another's."""
+        self._prefix = nonces
+        self._count = 0
+        self._subscriptions: dict[str, Subscription] = {url: Subscription() for url in TYPES}
+        self._target: Snapshot | None = None
+        self._flight: _Flight | None = None
+        self._told: Snapshot | None = None
+        """The last snapshot for which Acked was given."""
+        self._moved: dict[str, None] = {}
+        """Types sent since."""
+
+    def on_request(self, request: Request) -> tuple[Output, ...]:
+        """A subscription change, an answer to a response, or both in one."""
+        out = self._answered(request)
+        subscription = self._subscriptions.get(request.type_url)
+        if subscription is None:
+            if len(self._subscriptions) >= len(TYPES) + MAX_FOREIGN_TYPES:
+                return (*out, *self._advance())
+            subscription = self._subscriptions[request.type_url] = Subscription()
+        target = self._resources(request.type_url)
+        if subscription.opened:
+            subscription.change(request.subscribe, request.unsubscribe, target)
+        else:
+            legacy = request.type_url in WHOLE
+            subscription.open(request.subscribe, request.initial_versions, target, legacy=legacy)
+        return (*out, *self._advance())
+
+    def on_snapshot(self, snapshot: Snapshot) -> tuple[Output, ...]:
+        """The newest snapshot. One that was not sent to the end is forgotten."""
+        before, self._target = self._target, snapshot
+        for url in TYPES:
+            if changed := _changed(before, snapshot, url):
+                self._subscriptions[url].touch(changed)
+        return self._advance()
+
+    @property
+    def waiting(self) -> str:
+        """The type whose response is unanswered, or nothing."""
+        return self._flight.send.type_url if self._flight else ""
+
+    def held(self) -> dict[str, int]:
+        """Type URL -> how many resources the client holds."""
+        return {
+            url: sum(version != ABSENT for version in subscription.held.values())
+            for url, subscription in self._subscriptions.items()
+            if subscription.opened
+        }
+
+    def _resources(self, url: str) -> Resources:
+        return self._target.resources.get(url, _NOTHING) if self._target else _NOTHING
+
+    def _answered(self, request: Request) -> tuple[Output, ...]:
+        flight = self._flight
+        if flight is None or request.nonce != flight.send.nonce or request.type_url != flight.send.type_url:
+            return ()  # no answer, or one to an older response: only its subscriptions count
+        self._flight = None
+        if request.error is None:
+            return ()
+        self._subscriptions[request.type_url].refuse(flight.pairs, removal=flight.removal)
+        names = tuple(sorted(name for name, _ in flight.pairs))
+        snapshot = flight.snapshot
+        return (Nacked(snapshot.digest, snapshot.revision, request.type_url, names, request.error),)
+
+    def _advance(self) -> tuple[Output, ...]:
+        """Send what is due first, or find that nothing is."""
+        if self._flight is not None or self._target is None:
+            return ()
+        held_back: set[str] = set()
+        for step in (*UPDATE_ORDER, *(Step(url) for url in self._subscriptions if url not in TYPES)):
+            subscription = self._subscriptions[step.type_url]
+            if not subscription.opened:
+                continue
+            if not held_back.isdisjoint(step.needs):
+                held_back.add(step.type_url)
+                continue
+            target = self._resources(step.type_url)
+            due = subscription.removals(target) if step.removal else subscription.upserts(target)
+            if due.resources or due.removed or subscription.owes:
+                return (self._send(step, subscription, due),)
+            if due.withheld:
+                held_back.add(step.type_url)
+        return () if held_back else self._settled(self._target)
+
+    def _send(self, step: Step, subscription: Subscription, due: Due) -> Send:
+        assert self._target is not None
+        subscription.sent(due)
+        if step.type_url == pb.CLUSTER:
+            self._resend_endpoints(due.resources)
+        self._count += 1
+        send = Send(step.type_url, f"{self._prefix}{self._count}", due.resources, due.removed)
+        self._flight = _Flight(send, due.pairs, step.removal, self._target)
+        self._moved[step.type_url] = None
+        return send
+
+    def _resend_endpoints(self, clusters: tuple[Resource, ...]) -> None:
+        """A new or changed cluster warms until it gets endpoints, and a client that holds them already does not ask."""
+        endpoints = self._subscriptions[pb.ENDPOINT]
+        if not endpoints.names:
+            return
+        for resource in clusters:
+            cluster = pb.Cluster.FromString(resource.body)
+            if cluster.type == pb.Cluster.EDS:
+                endpoints.forget(cluster.eds_cluster_config.service_name or cluster.name)
+
+    def _settled(self, snapshot: Snapshot) -> tuple[Output, ...]:
+        if snapshot is self._told or not all(self._subscriptions[url].opened for url in WHOLE):
+            return ()
+        self._told, types, self._moved = snapshot, tuple(self._moved), {}
+        return (Acked(snapshot.digest, snapshot.revision, types),)
+
+
+def _changed(before: Snapshot | None, after: Snapshot, url: str) -> frozenset[str] | set[str]:
+    """Names of which one of the two has no, or another, resource."""
+    new = after.resources.get(url, _NOTHING)
+    if before is None:
+        return set(new)
+    old = before.resources.get(url, _NOTHING)
+    if old is new:
+        return frozenset()
+    if after.base and after.base == before.digest:
+        return after.changed.get(url, frozenset())
+    return _compare(old, new)
+
+
+def _compare(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> set[str]:
+    changed = {name for name, resource in new.items() if old.get(name) is not resource}
+    changed.update(name for name in old if name not in new)
+    return changed

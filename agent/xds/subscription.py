@@ -1,0 +1,148 @@
+"""What one client wants of one resource type, and what it holds.
+
+`dirty` names are those whose state may differ from the target. Everything here costs what is dirty, not what exists.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mesh.compile.types import Resource, Resources
+
+WILDCARD = "*"
+ABSENT = ""
+"""Held version of a name that the client was told does not exist."""
+UNKNOWN = "\0"
+"""Held version after a refusal: Envoy applies the good part of a refused response, so either version may be there."""
+
+Pair = tuple[str, str]
+"""Name and version; version ABSENT for a removal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What should be sent now, and whether something must wait because it was refused."""
+
+    resources: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+    withheld: bool = False
+
+    @property
+    def pairs(self) -> frozenset[Pair]:
+        return frozenset({(r.name, r.version) for r in self.resources} | {(name, ABSENT) for name in self.removed})
+
+
+class Subscription:
+    def __init__(self) -> None:
+        self.opened = False
+        self.wildcard = False
+        self.owes = False
+        """A first wildcard request is answered even if there is nothing to say: Envoy waits for it."""
+        self.names: set[str] = set()
+        self.held: dict[str, str] = {}
+        self._dirty: set[str] = set()
+        self._refused: dict[bool, list[frozenset[Pair]]] = {False: [], True: []}
+        """Refused sets, of upserts (False) and of removals (True). In each, at least one member is guilty."""
+
+    def open(self, names: Iterable[str], versions: Mapping[str, str], target: Resources, *, legacy: bool) -> None:
+        """The first request of a stream for this type; versions are what the client still holds from before."""
+        self.opened = True
+        names = set(names)
+        self.names = names - {WILDCARD}
+        self.wildcard = WILDCARD in names or (legacy and not names)
+        self.owes = self.wildcard
+        self.held = {name: version for name, version in versions.items() if self.wildcard or name in self.names}
+        self._dirty = self.names | self.held.keys()
+        if self.wildcard:
+            self._dirty |= target.keys()
+
+    def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str], target: Resources) -> None:
+        """Later requests. What is subscribed anew is sent anew, even if it is held (xDS protocol, delta)."""
+        for name in subscribe:
+            if name == WILDCARD:
+                self.wildcard = self.owes = True
+                self._dirty |= target.keys()
+            else:
+                self.names.add(name)
+                self.forget(name)
+        for name in unsubscribe:
+            if name == WILDCARD:
+                self.wildcard = False
+                self.held = {held: version for held, version in self.held.items() if held in self.names}
+                self._dirty &= self.names
+            elif name in self.names:
+                self.names.discard(name)
+                self.held.pop(name, None)
+                self._dirty.discard(name)
+                if self.wildcard and name in target:
+                    self._dirty.add(name)
+
+    def forget(self, name: str) -> None:
+        """Send this name again, if it is wanted."""
+        if self.wildcard or name in self.names:
+            self.held.pop(name, None)
+            self._dirty.add(name)
+
+    def touch(self, changed: Iterable[str]) -> None:
+        """These names differ between the last target and the next one."""
+        if not self.opened:
+            return
+        self._dirty.update(changed if self.wildcard else self.names.intersection(changed))
+
+    def upserts(self, target: Resources) -> Due:
+        """What exists and is not held; and the first answer to names that do not exist."""
+        resources, absent, settled = [], [], []
+        for name in self._dirty:
+            resource, held = target.get(name), self.held.get(name)
+            if resource is not None and held != resource.version:
+                resources.append(resource)
+            elif resource is None and held is None and name in self.names:
+                absent.append(name)
+            elif resource is not None or held in {None, ABSENT}:
+                settled.append(name)
+        self._dirty.difference_update(settled)
+        resources.sort(key=lambda r: r.name)
+        return self._less_refused(Due(tuple(resources), tuple(sorted(absent))), removal=False)
+
+    def removals(self, target: Resources) -> Due:
+        """What is held and does not exist any more."""
+        gone = [name for name in self._dirty if name not in target and self.held.get(name) not in {None, ABSENT}]
+        return self._less_refused(Due(removed=tuple(sorted(gone))), removal=True)
+
+    def sent(self, due: Due) -> None:
+        """Assume that the client takes it; `refuse` takes that back."""
+        self.owes = False
+        for resource in due.resources:
+            self.held[resource.name] = resource.version
+        for name in due.removed:
+            if name in self.names:
+                self.held[name] = ABSENT
+            else:
+                self.held.pop(name, None)
+        self._dirty.difference_update(r.name for r in due.resources)
+        self._dirty.difference_update(due.removed)
+
+    def refuse(self, pairs: frozenset[Pair], *, removal: bool) -> None:
+        """The client refused a response with these pairs; no response will ever contain all of them again."""
+        if not pairs:
+            return
+        self._refused[removal].append(pairs)
+        for name, _ in pairs:
+            if self.wildcard or name in self.names:
+                self.held[name] = UNKNOWN
+                self._dirty.add(name)
+
+    def _less_refused(self, due: Due, *, removal: bool) -> Due:
+        refused = self._refused[removal]
+        if not refused:
+            return due
+        pairs = due.pairs
+        # A set that cannot recur, since a member changed or is no longer wanted, says nothing any more.
+        self._refused[removal] = refused = [r for r in refused if r <= pairs]
+        barred = {name for r in refused for name, _ in r}
+        if not barred:
+            return due
+        return Due(
+            tuple(r for r in due.resources if r.name not in barred),
+            tuple(name for name in due.removed if name not in barred),
+            withheld=True,
+        )
