@@ -38,7 +38,7 @@ def check_trust_domain(text: str) -> str:
     if len(text) > MAX_TRUST_DOMAIN_BYTES:
         raise SpiffeError(f"the trust domain is longer than {MAX_TRUST_DOMAIN_BYTES} bytes")
     if not _TRUST_DOMAIN.match(text):
-        raise SpiffeError(f"trust domain {text!r}: only a-z, 0-9, '.', '-' and '_' are allowed")
+        raise SpiffeError(f"trust domain {text[:60]!r}: only a-z, 0-9, '.', '-' and '_' are allowed")
     return text
 
 

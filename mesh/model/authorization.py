@@ -1,10 +1,12 @@
 """AuthorizationPolicy: which identities may connect to a service, on which ports."""
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 
-from mesh.model.base import Frozen, Object
+from mesh.model.base import Frozen, Object, Ref, Violation
+from mesh.model.checks import at, label_fault, port_fault, principal_fault, repeated
 
 DEFAULT_DENY = "default-deny"
 """The rule that denies when no rule allows; named in every such denial."""
@@ -46,3 +48,23 @@ class AuthorizationPolicy(Object, frozen=True, kw_only=True):
     api_version: str = "holdfast.dev/v1"
     kind: Literal["AuthorizationPolicy"] = "AuthorizationPolicy"
     spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        del existing
+        if self.spec.target.service:
+            yield from at("spec.target.service", label_fault(self.spec.target.service))
+        for index, rule in enumerate(self.spec.rules):
+            yield from _rule_faults(f"spec.rules[{index}]", rule)
+        yield from repeated("spec.rules", ".name", (rule.name for rule in self.spec.rules))
+
+
+def _rule_faults(where: str, rule: AuthorizationRule) -> Iterator[Violation]:
+    if rule.name:
+        yield from at(f"{where}.name", label_fault(rule.name))
+    for index, port in enumerate(rule.ports):
+        yield from at(f"{where}.ports[{index}]", port_fault(port))
+    for number, source in enumerate(rule.sources):
+        for index, principal in enumerate(source.principals):
+            yield from at(f"{where}.from[{number}].principals[{index}]", principal_fault(principal))
+        for index, namespace in enumerate(source.namespaces):
+            yield from at(f"{where}.from[{number}].namespaces[{index}]", label_fault(namespace))

@@ -1,5 +1,6 @@
 """The frame that every resource has: apiVersion, kind, metadata, spec, status."""
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, NewType
 
 import msgspec
@@ -46,6 +47,16 @@ class Metadata(Frozen, frozen=True, kw_only=True):
     """RFC 3339, UTC; set by the API at creation."""
 
 
+class Violation(Frozen, frozen=True, kw_only=True):
+    """One fault of an input: where, and what is wrong with it, in words that tell what to do."""
+
+    path: str
+    """From the object's root, such as spec.ports[0].port."""
+    reason: str
+    object: str = ""
+    """str(Ref) of the object, where several were sent."""
+
+
 class Object(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     """Common to all kinds. Each kind fixes api_version and kind, and types its spec."""
 
@@ -57,12 +68,16 @@ class Object(Frozen, frozen=True, kw_only=True, omit_defaults=False):
     def ref(self) -> Ref:
         return Ref(self.kind, self.metadata.namespace, self.metadata.name)
 
+    def name_fault(self) -> str:
+        """What is wrong with the name, or "". A DNS label, unless the kind says otherwise."""
+        from mesh.model.checks import label_fault  # it needs Violation of this file
 
-class Violation(Frozen, frozen=True, kw_only=True):
-    """One fault of an input: where, and what is wrong with it, in words that tell what to do."""
+        return label_fault(self.metadata.name)
 
-    path: str
-    """From the object's root, such as spec.ports[0].port."""
-    reason: str
-    object: str = ""
-    """str(Ref) of the object, where several were sent."""
+    def check(self, existing: Mapping[Ref, "Object"]) -> Iterator[Violation]:
+        """All faults of the spec that types cannot express. `existing`: the objects of the mesh, as far as known.
+
+        Each kind writes its own beside its fields. What all kinds share (names, labels, sizes) is in mesh.validate.
+        """
+        del existing
+        yield from ()

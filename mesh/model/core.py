@@ -1,11 +1,17 @@
 """The smaller kinds: Namespace, Node, TrustBundle, MeshConfig."""
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from mesh.model.base import Frozen, Object
+from mesh import spiffe
+from mesh.model.base import Frozen, Object, Ref, Violation
+from mesh.model.checks import account_fault, address_fault, at, label_fault, number_fault, repeated, shown
 
 CLUSTER_SINGLETON = "default"
 """The name of the one MeshConfig."""
+
+MIN_TTL = 10
+"""Seconds. Shorter lives than these renew more often than an agent can answer for; the demo rotates with such."""
 
 
 class Namespace(Object, frozen=True, kw_only=True):
@@ -30,6 +36,14 @@ class Node(Object, frozen=True, kw_only=True):
     kind: Literal["Node"] = "Node"
     spec: NodeSpec = NodeSpec()
 
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        del existing
+        if self.spec.address:
+            yield from at("spec.address", address_fault(self.spec.address))
+        for index, identity in enumerate(self.spec.identities):
+            yield from at(f"spec.identities[{index}]", account_fault(identity))
+        yield from repeated("spec.identities", "", self.spec.identities)
+
 
 class TrustBundleSpec(Frozen, frozen=True, kw_only=True):
     trust_domain: str
@@ -45,6 +59,18 @@ class TrustBundle(Object, frozen=True, kw_only=True):
     api_version: str = "holdfast.dev/v1"
     kind: Literal["TrustBundle"] = "TrustBundle"
     spec: TrustBundleSpec
+
+    def name_fault(self) -> str:
+        return _trust_domain_fault(self.metadata.name)
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        if self.spec.trust_domain != self.metadata.name:
+            yield Violation(path="spec.trustDomain", reason="must be the bundle's name")
+        before = existing.get(self.ref)
+        if isinstance(before, TrustBundle) and self.spec.sequence < before.spec.sequence:
+            yield Violation(path="spec.sequence", reason=f"goes back from {before.spec.sequence}")
+        if not self.spec.roots:
+            yield Violation(path="spec.roots", reason="a bundle without roots would trust nobody")
 
 
 class MeshConfigSpec(Frozen, frozen=True, kw_only=True):
@@ -64,3 +90,34 @@ class MeshConfig(Object, frozen=True, kw_only=True):
     api_version: str = "holdfast.dev/v1"
     kind: Literal["MeshConfig"] = "MeshConfig"
     spec: MeshConfigSpec
+
+    def name_fault(self) -> str:
+        name = self.metadata.name
+        return (
+            ""
+            if name == CLUSTER_SINGLETON
+            else f"there is one MeshConfig, named {CLUSTER_SINGLETON!r}, not {shown(name)}"
+        )
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        spec = self.spec
+        yield from at("spec.trustDomain", _trust_domain_fault(spec.trust_domain))
+        yield from at("spec.cluster", label_fault(spec.cluster))
+        before = existing.get(self.ref)
+        if isinstance(before, MeshConfig):
+            if before.spec.trust_domain != spec.trust_domain:
+                yield Violation(path="spec.trustDomain", reason="cannot change: every identity is named after it")
+            if before.spec.cluster != spec.cluster:
+                yield Violation(path="spec.cluster", reason="cannot change: every connection's SNI is named after it")
+        yield from at("spec.livenessGraceSeconds", number_fault(spec.liveness_grace_seconds, 1, 3600))
+        yield from at("spec.workloadTtlSeconds", number_fault(spec.workload_ttl_seconds, MIN_TTL, 90 * 86400))
+        yield from at("spec.nodeTtlSeconds", number_fault(spec.node_ttl_seconds, MIN_TTL, 366 * 86400))
+        yield from at("spec.intermediateTtlSeconds", number_fault(spec.intermediate_ttl_seconds, MIN_TTL, 3660 * 86400))
+
+
+def _trust_domain_fault(text: str) -> str:
+    try:
+        spiffe.check_trust_domain(text)
+    except spiffe.SpiffeError as exc:
+        return str(exc)
+    return "" if text not in {".", ".."} else f"{shown(text)} cannot be a trust domain"

@@ -1,8 +1,10 @@
 """Instance: one running copy of a service on a host. Endpoint: an instance as one Service sees it."""
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from mesh.model.base import Frozen, Object
+from mesh.model.base import Frozen, Object, Ref, ServiceRef, Violation
+from mesh.model.checks import MAX_INSTANCE_NAME, address_fault, at, label_fault, number_fault, port_fault, repeated
 from mesh.model.service import Protocol, Service
 
 Health = Literal["healthy", "unhealthy", "draining", "lost"]
@@ -38,6 +40,24 @@ class Instance(Object, frozen=True, kw_only=True):
     kind: Literal["Instance"] = "Instance"
     spec: InstanceSpec
 
+    def name_fault(self) -> str:
+        return label_fault(self.metadata.name, MAX_INSTANCE_NAME)
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        del existing
+        spec = self.spec
+        yield from at("spec.node", label_fault(spec.node))
+        yield from at("spec.service", label_fault(spec.service))
+        yield from at("spec.serviceAccount", label_fault(spec.service_account))
+        yield from at("spec.address", address_fault(spec.address))
+        yield from at("spec.mtlsPort", port_fault(spec.mtls_port))
+        for index, port in enumerate(spec.ports):
+            yield from at(f"spec.ports[{index}].port", port_fault(port.port))
+            if port.name:
+                yield from at(f"spec.ports[{index}].name", label_fault(port.name))
+        yield from repeated("spec.ports", ".port", (p.port for p in spec.ports))
+        yield from repeated("spec.ports", ".name", (p.name for p in spec.ports))
+
 
 class EndpointSpec(Frozen, frozen=True, kw_only=True):
     service: str
@@ -59,6 +79,25 @@ class Endpoint(Object, frozen=True, kw_only=True):
     api_version: str = "holdfast.dev/v1"
     kind: Literal["Endpoint"] = "Endpoint"
     spec: EndpointSpec
+
+    @property
+    def service(self) -> ServiceRef:
+        return ServiceRef(self.metadata.namespace, self.spec.service)
+
+    def name_fault(self) -> str:
+        return label_fault(self.metadata.name, MAX_INSTANCE_NAME)
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        del existing
+        spec = self.spec
+        yield from at("spec.service", label_fault(spec.service))
+        yield from at("spec.node", label_fault(spec.node))
+        yield from at("spec.serviceAccount", label_fault(spec.service_account))
+        yield from at("spec.address", address_fault(spec.address))
+        yield from at("spec.port", port_fault(spec.port))
+        yield from at("spec.weight", number_fault(spec.weight, 1, 1_000_000))
+        for index, port in enumerate(spec.ports):
+            yield from at(f"spec.ports[{index}]", port_fault(port))
 
 
 def selects(service: Service, instance: Instance) -> bool:

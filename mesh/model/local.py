@@ -1,8 +1,21 @@
 """What a host says of itself: its services, as defined in services.d/*.yaml, and what its agent holds for them."""
 
+import ipaddress
+from collections.abc import Iterator
 from typing import Literal
 
-from mesh.model.base import Frozen, Metadata, ServiceRef
+from mesh.model.base import Frozen, Metadata, ServiceRef, Violation
+from mesh.model.checks import (
+    MAX_INSTANCE_NAME,
+    address_fault,
+    at,
+    label_fault,
+    labels_faults,
+    number_fault,
+    port_fault,
+    repeated,
+    shown,
+)
 from mesh.model.instance import MTLS_PORT, Instance, InstancePort, InstanceSpec
 from mesh.model.service import Protocol
 
@@ -17,6 +30,18 @@ class HealthCheck(Frozen, frozen=True, kw_only=True):
     timeout_seconds: float = 1.0
     healthy_threshold: int = 1
     unhealthy_threshold: int = 2
+
+    def check(self, where: str, ports: "tuple[LocalPort, ...]") -> Iterator[Violation]:
+        if self.port and self.port not in {p.name for p in ports} | {p.port for p in ports}:
+            yield Violation(path=f"{where}.port", reason=f"{shown(self.port)} is none of the service's ports")
+        if not ports:
+            yield Violation(path=where, reason="a service without ports cannot be checked")
+        if not self.path.startswith("/") or not self.path.isprintable() or " " in self.path:
+            yield Violation(path=f"{where}.path", reason=f"{shown(self.path)} is not a path: it starts with '/'")
+        yield from at(f"{where}.intervalSeconds", number_fault(self.interval_seconds, 0.1, 3600))
+        yield from at(f"{where}.timeoutSeconds", number_fault(self.timeout_seconds, 0.05, 600))
+        yield from at(f"{where}.healthyThreshold", number_fault(self.healthy_threshold, 1, 100))
+        yield from at(f"{where}.unhealthyThreshold", number_fault(self.unhealthy_threshold, 1, 100))
 
 
 class LocalPort(Frozen, frozen=True, kw_only=True):
@@ -38,6 +63,13 @@ class Upstream(Frozen, frozen=True, kw_only=True):
     namespace: str = ""
     """Empty: the caller's own."""
 
+    def check(self, where: str) -> Iterator[Violation]:
+        yield from at(f"{where}.service", label_fault(self.service))
+        yield from at(f"{where}.port", port_fault(self.port))
+        if self.namespace:
+            yield from at(f"{where}.namespace", label_fault(self.namespace))
+        yield from at(f"{where}.listen", listen_fault(self.listen))
+
 
 class ServiceDefinition(Frozen, frozen=True, kw_only=True):
     """One local service: one file, one identity, one instance."""
@@ -52,6 +84,29 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
     upstreams: tuple[Upstream, ...] = ()
     instance: str = ""
     """Name of the instance; empty: `<name>-<node>`."""
+
+    def check(self) -> Iterator[Violation]:
+        """All faults that types cannot express."""
+        yield from at("name", label_fault(self.name))
+        yield from at("namespace", label_fault(self.namespace))
+        if self.service_account:
+            yield from at("serviceAccount", label_fault(self.service_account))
+        if self.instance:
+            yield from at("instance", label_fault(self.instance, MAX_INSTANCE_NAME))
+        yield from labels_faults("labels", self.labels)
+        for index, port in enumerate(self.ports):
+            where = f"ports[{index}]"
+            yield from at(f"{where}.port", port_fault(port.port))
+            yield from at(f"{where}.address", address_fault(port.address))
+            if port.name:
+                yield from at(f"{where}.name", label_fault(port.name))
+        yield from repeated("ports", ".port", (p.port for p in self.ports))
+        yield from repeated("ports", ".name", (p.name for p in self.ports))
+        if self.health:
+            yield from self.health.check("health", self.ports)
+        for index, upstream in enumerate(self.upstreams):
+            yield from upstream.check(f"upstreams[{index}]")
+        yield from repeated("upstreams", ".listen", (u.listen for u in self.upstreams))
 
     @property
     def account(self) -> str:
@@ -82,6 +137,31 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
                 health=health,  # type: ignore[arg-type]
             ),
         )
+
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path (sockaddr_un)."""
+
+
+def listen_fault(text: str) -> str:
+    """Is it `<loopback address>:<port>`, or `unix:<absolute path>`?"""
+    wanted = "is not <loopback address>:<port> or unix:<absolute path>"
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        fine = path.startswith("/") and path.isprintable() and ".." not in path.split("/")
+        if len(path.encode("utf-8", "surrogatepass")) > MAX_SOCKET_PATH:
+            return f"{shown(text)}: the path of a socket has at most {MAX_SOCKET_PATH} bytes"
+        return "" if fine else f"{shown(text)} {wanted}"
+    host, _, port = text.rpartition(":")
+    try:
+        loopback = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return f"{shown(text)} {wanted}"
+    if not loopback:
+        return f"{shown(text)}: only loopback addresses are taken, since whoever reaches it calls as this service"
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and not port_fault(int(port))):
+        return f"{shown(text)} {wanted}"
+    return ""
 
 
 class GateSpec(Frozen, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from mesh.model.authorization import AuthorizationPolicy
 from mesh.model.base import Object
 from mesh.model.core import MeshConfig, Namespace, Node, TrustBundle
@@ -21,6 +23,11 @@ class Kind(NamedTuple):
     operator: bool
     """May operators write it through the API? The others are written by the control plane itself."""
     short: tuple[str, ...] = ()
+
+    @property
+    def api_version(self) -> str:
+        fixed = next(f.default for f in msgspec.structs.fields(self.struct) if f.name == "api_version")
+        return str(fixed)
 
 
 KINDS: dict[str, Kind] = {

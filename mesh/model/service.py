@@ -1,8 +1,10 @@
 """Service: a name that callers use, and who may stand behind it."""
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from mesh.model.base import Frozen, Object, ServiceRef
+from mesh.model.base import Frozen, Object, Ref, ServiceRef, Violation
+from mesh.model.checks import at, label_fault, labels_faults, port_fault, repeated
 
 Protocol = Literal["tcp", "http", "http2", "grpc"]
 
@@ -32,3 +34,24 @@ class Service(Object, frozen=True, kw_only=True):
     @property
     def service(self) -> ServiceRef:
         return ServiceRef(self.metadata.namespace, self.metadata.name)
+
+    def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        del existing
+        ports = self.spec.ports
+        for index, port in enumerate(ports):
+            where = f"spec.ports[{index}]"
+            yield from at(f"{where}.port", port_fault(port.port))
+            if port.name:
+                yield from at(f"{where}.name", label_fault(port.name))
+            if isinstance(port.target_port, str):
+                yield from at(f"{where}.targetPort", label_fault(port.target_port))
+            elif port.target_port:
+                yield from at(f"{where}.targetPort", port_fault(port.target_port))
+        if not ports:
+            yield Violation(path="spec.ports", reason="at least one port is needed: it is what callers dial")
+        yield from repeated("spec.ports", ".port", (p.port for p in ports))
+        yield from repeated("spec.ports", ".name", (p.name for p in ports))
+        yield from labels_faults("spec.selector", self.spec.selector)
+        for index, account in enumerate(self.spec.service_accounts):
+            yield from at(f"spec.serviceAccounts[{index}]", label_fault(account))
+        yield from repeated("spec.serviceAccounts", "", self.spec.service_accounts)

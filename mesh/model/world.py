@@ -1,13 +1,17 @@
 """World: all that one agent (or `plan`, or `explain`) knows of the mesh at one moment."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 from mesh.model.base import Frozen, Object, Ref, Revision, ServiceRef
 from mesh.model.core import MeshConfig, TrustBundle
 from mesh.model.instance import Endpoint
 from mesh.model.service import Service
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Commit(Frozen, frozen=True, kw_only=True):
@@ -30,6 +34,8 @@ class Upserted:
 
     object: Object
     revision: Revision
+    key: str = ""
+    """The store's key, where it came from one: an Undecodable under this key is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +43,14 @@ class Removed:
     """An object is gone."""
 
     ref: Ref
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRemoved:
     service: ServiceRef
     instance: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,50 +95,10 @@ class World:
 
     def apply(self, changes: Iterable[Change], revision: Revision) -> "World":
         """The world after these changes."""
-        objects: dict[Ref, Object] | None = None
-        services: dict[ServiceRef, Endpoints] | None = None
-        bad: dict[str, str] | None = None
-        touched: dict[ServiceRef, dict[str, Endpoint]] = {}
-        epoch = self.epoch
-
-        def of(service: ServiceRef) -> dict[str, Endpoint]:
-            if service not in touched:
-                touched[service] = dict(self.endpoints.get(service, _NONE))
-            return touched[service]
-
+        draft = _Draft(self)
         for change in changes:
-            match change:
-                case Upserted(Endpoint() as endpoint):
-                    meta = endpoint.metadata
-                    of(ServiceRef(meta.namespace, endpoint.spec.service))[meta.name] = endpoint
-                case Upserted(obj):
-                    objects = dict(self.objects) if objects is None else objects
-                    objects[obj.ref] = obj
-                case Removed(ref):
-                    objects = dict(self.objects) if objects is None else objects
-                    objects.pop(ref, None)
-                case EndpointRemoved(service, instance):
-                    of(service).pop(instance, None)
-                case Undecodable(key, reason):
-                    bad = dict(self.undecodable) if bad is None else bad
-                    bad[key] = reason
-                case EpochChanged(epoch):
-                    pass
-        if touched:
-            services = dict(self.endpoints)
-            for service, known in touched.items():
-                if known:
-                    services[service] = MappingProxyType(known)
-                else:
-                    services.pop(service, None)
-        return replace(
-            self,
-            revision=revision,
-            epoch=epoch,
-            objects=self.objects if objects is None else MappingProxyType(objects),
-            endpoints=self.endpoints if services is None else MappingProxyType(services),
-            undecodable=self.undecodable if bad is None else MappingProxyType(bad),
-        )
+            draft.take(change)
+        return draft.finish(revision)
 
     def service(self, ref: ServiceRef) -> Service | None:
         found = self.objects.get(Ref("Service", ref.namespace, ref.name))
@@ -144,3 +112,79 @@ class World:
     def bundle(self, trust_domain: str) -> TrustBundle | None:
         found = self.objects.get(Ref("TrustBundle", "", trust_domain))
         return found if isinstance(found, TrustBundle) else None
+
+
+class _Draft:
+    """The next World in the making: a map is copied when the first change touches it, and only then."""
+
+    def __init__(self, base: World) -> None:
+        self._base = base
+        self._epoch = base.epoch
+        self._objects: dict[Ref, Object] | None = None
+        self._bad: dict[str, str] | None = None
+        self._touched: dict[ServiceRef, dict[str, Endpoint]] = {}
+
+    def take(self, change: Change) -> None:
+        match change:
+            case Upserted(Endpoint() as endpoint):
+                self._endpoints(endpoint.service)[endpoint.metadata.name] = endpoint
+            case Upserted(obj):
+                self._writable()[obj.ref] = obj
+            case Removed(ref):
+                if ref in (self._base.objects if self._objects is None else self._objects):
+                    del self._writable()[ref]
+            case EndpointRemoved(service, instance):
+                if instance in self._touched.get(service, self._base.endpoints.get(service, _NONE)):
+                    del self._endpoints(service)[instance]
+            case EpochChanged(epoch):
+                self._epoch = epoch
+            case Undecodable(key, reason):
+                self._note(key, reason)
+        if isinstance(change, Upserted | Removed | EndpointRemoved):
+            self._note(change.key, None)
+
+    def finish(self, revision: Revision) -> World:
+        base = self._base
+        return World(
+            revision=revision,
+            epoch=self._epoch,
+            objects=base.objects if self._objects is None else MappingProxyType(self._objects),
+            endpoints=self._services() if self._touched else base.endpoints,
+            undecodable=base.undecodable if self._bad is None else MappingProxyType(self._bad),
+        )
+
+    def _writable(self) -> dict[Ref, Object]:
+        if self._objects is None:
+            self._objects = _copy(self._base.objects)
+        return self._objects
+
+    def _endpoints(self, service: ServiceRef) -> dict[str, Endpoint]:
+        if service not in self._touched:
+            self._touched[service] = _copy(self._base.endpoints.get(service, _NONE))
+        return self._touched[service]
+
+    def _services(self) -> Mapping[ServiceRef, Endpoints]:
+        services = _copy(self._base.endpoints)
+        for service, known in self._touched.items():
+            if known:
+                services[service] = MappingProxyType(known)
+            else:
+                services.pop(service, None)
+        return MappingProxyType(services)
+
+    def _note(self, key: str, reason: str | None) -> None:
+        """Remember that a key is undecodable, or (None) that it no longer is."""
+        known = self._base.undecodable if self._bad is None else self._bad
+        if known.get(key) == reason:
+            return
+        if self._bad is None:
+            self._bad = _copy(known)
+        if reason is None:
+            del self._bad[key]
+        else:
+            self._bad[key] = reason
+
+
+def _copy(mapping: Mapping[K, V]) -> dict[K, V]:
+    # A proxy's own copy() is dict.copy(), far faster than dict(proxy), and on the path of every endpoint change.
+    return mapping.copy() if isinstance(mapping, MappingProxyType) else dict(mapping)
