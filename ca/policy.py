@@ -11,12 +11,12 @@ DNS names are fixed words. A workload gets none, so no workload can pose as a ga
 that checks them. An evicted or unknown node gets nothing.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from mesh import spiffe
 from mesh.model import MeshConfigSpec, Node
+from mesh.model.checks import label_fault, shown
 
 CONTROLPLANE_NAME = "controlplane.holdfast"
 """What a client of the control plane expects in the server's certificate, whatever address it dials."""
@@ -26,9 +26,6 @@ GATE_NAME = "gate.holdfast"
 DAY = 86400.0
 MIN_TTL = 60.0
 """Shorter certificates would expire while they are handed out."""
-
-# RFC 1123, 2.1 with RFC 1035's length; lower case only, since SPIFFE paths are case-sensitive and hosts are not.
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 
 Method = Literal["join_token", "node_certificate", "expired_certificate"]
 """How a caller proved which node it is."""
@@ -82,16 +79,10 @@ def lifetimes(spec: MeshConfigSpec) -> Lifetimes:
     )
 
 
-def is_label(text: str) -> bool:
-    """Is it a DNS label (RFC 1123) in lower case? Names of nodes, namespaces and service accounts are."""
-    return _LABEL.match(text) is not None
-
-
 def name_fault(what: str, text: str) -> str:
     """Why this text cannot be the name of a node, namespace or service account; empty if it can."""
-    if is_label(text):
-        return ""
-    return f"{what} {_shown(text)} is not a DNS label: 1 to 63 of a-z, 0-9 and '-', not at the ends"
+    fault = label_fault(text)
+    return f"the {what}'s name: {fault}" if fault else ""
 
 
 def identity_fault(text: str) -> str:
@@ -100,7 +91,7 @@ def identity_fault(text: str) -> str:
         case [namespace, account]:
             return name_fault("namespace", namespace) or name_fault("service account", account)
         case _:
-            return f"identity {_shown(text)} is not <namespace>/<service-account>"
+            return f"identity {shown(text)} is not <namespace>/<service-account>"
 
 
 def authorize(claims: Claims, wanted: str, node: Node | None, trust_domain: str, life: Lifetimes) -> Grant | Denied:
@@ -149,8 +140,3 @@ def replica(name: str, trust_domain: str, life: Lifetimes) -> Grant | Denied:
     if fault := name_fault("replica", name):
         return Denied(fault)
     return Grant(spiffe.controlplane(trust_domain, name), (CONTROLPLANE_NAME,), life.controlplane)
-
-
-def _shown(text: str) -> str:
-    """Hostile text, made safe and short for a message."""
-    return ascii(text[:80]) + ("..." if len(text) > 80 else "")

@@ -17,6 +17,7 @@ from datetime import timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
@@ -153,6 +154,8 @@ def issuer(chain_pem: str, roots: Iterable[str], public_key: PublicKey | None, n
     anchor = anchored(parsed, roots, now)
     if isinstance(anchor, Denied):
         return anchor
+    if own.not_valid_after_utc > x509.load_pem_x509_certificate(anchor.encode("ascii")).not_valid_after_utc:
+        return Denied("the intermediate outlives its root")
     return Issuer(own, chain_pem, anchor, _unix(own, "before"), _unix(own, "after"))
 
 
@@ -170,21 +173,46 @@ def anchored(path: tuple[x509.Certificate, ...], roots: Iterable[str], now: floa
     return Denied("the chain does not lead to a root of this trust domain")
 
 
-def chain(pem: str, grant: Grant, public_key: PublicKey, by: Issuer, now: float) -> str:
-    """What is wrong with a chain that is about to be handed out; empty if it says exactly what was granted."""
-    head, _, rest = pem.partition(_CERT_END + "\n")
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What a verified certificate is known by, in audit lines and deny lists."""
+
+    serial: str
+    """Hex."""
+    digest: str
+    """SHA-256 of the DER, hex."""
+    not_before: float
+    not_after: float
+
+
+def parts(pem: str) -> tuple[str, str]:
+    """A chain's leaf, and what follows it: its issuer's chain."""
+    head, end, rest = pem.partition(_CERT_END + "\n")
+    return head + end, rest
+
+
+def chain(pem: str, grant: Grant, public_key: PublicKey, by: Issuer, now: float) -> Leaf | Denied:
+    """Check a chain that is about to be handed out: it must say exactly what was granted."""
+    head, rest = parts(pem)
     if rest != by.chain_pem:
-        return "the chain is not the leaf followed by its issuer"
+        return Denied("the chain is not the leaf followed by its issuer")
     try:
-        leaf = x509.load_pem_x509_certificate((head + _CERT_END + "\n").encode("ascii"))
-        return (
+        leaf = x509.load_pem_x509_certificate(head.encode("ascii"))
+        fault = (
             _leaf_fault(leaf, grant)
             or _window_fault(leaf, grant, by, now)
             or ("" if _spki(leaf.public_key()) == _spki(public_key) else "the certificate is for another key")
             or ("" if _signed_by(leaf, by.certificate) else "the certificate is not signed by its issuer")
         )
     except Exception as exc:  # noqa: BLE001 - a signer may return anything; none of it may pass
-        return f"the certificate cannot be read ({type(exc).__name__})"
+        return Denied(f"the certificate cannot be read ({type(exc).__name__})")
+    return Denied(fault) if fault else describe(leaf)
+
+
+def describe(leaf: x509.Certificate) -> Leaf:
+    """The figures of a certificate."""
+    digest = leaf.fingerprint(hashes.SHA256()).hex()
+    return Leaf(f"{leaf.serial_number:x}", digest, _unix(leaf, "before"), _unix(leaf, "after"))
 
 
 def _leaf_fault(leaf: x509.Certificate, grant: Grant) -> str:

@@ -10,7 +10,7 @@
         imports/<peer>/...
     /holdfast/v1/private/                  control-plane nodes only
         objects/<Kind>/<ns>/<name>         Node, Instance
-        tokens/<sha256>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>, history/<revision>
+        tokens/<id>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>, history/<revision>
 
 A cluster-scoped kind has `_` for its namespace. Names are checked before they get here (mesh.validate), and `key_for`
 refuses what could leave its own place: an empty part, `/`, `.` and `..`.

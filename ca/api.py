@@ -1,0 +1,249 @@
+"""Issuer: attest -> authorize -> build -> sign -> verify -> audit, for every certificate that leaves this CA.
+
+It has no transport: the control plane's REST API calls it with decoded messages and the facts of the connection.
+Each decision is audited, refusals included; the audit line names the node, the identity, how the caller proved itself,
+and the serial and digest of what was issued, so that a certificate can be found again and put on the deny list.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ca import policy, template, verify
+from ca.attest import join_token, node_cert
+from ca.limits import Buckets, Rate
+from ca.policy import Claims, Denied, Grant, Lifetimes
+from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignItem, SignRequest
+from mesh import codec
+from mesh.model import Node
+from mesh.model.checks import shown
+from mesh.store.protocol import Store
+
+MAX_ITEMS = 256
+"""Of one SignRequest."""
+
+
+class Audit(Protocol):
+    """Where decisions are recorded, durably, in order."""
+
+    def record(self, event: str, **fields: object) -> None: ...
+
+
+class LeafSigner(Protocol):
+    """ca.authority.Authority, as this module needs it."""
+
+    @property
+    def roots(self) -> tuple[str, ...]: ...
+
+    def issue(self, grant: Grant, public_key: template.PublicKey, now: float) -> str | Denied: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A host renews each identity every few hours and all of them at once after a restart."""
+
+    identity: Rate = Rate(0.5, 30)
+    """One identity on one node."""
+    node: Rate = Rate(20, 600)
+    """All of one node."""
+    failed_joins: Rate = Rate(1, 30)
+    """Of one source address: whoever guesses tokens or proofs is slowed down, a fleet that joins is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a joining host is told of its mesh."""
+
+    trust_domain: str
+    cluster: str
+    gates: tuple[str, ...]
+    controlplanes: tuple[str, ...]
+
+
+class Issuer:
+    """One per replica; holds its limits in memory, so n replicas allow n times as much."""
+
+    def __init__(
+        self,
+        store: Store,
+        authority: LeafSigner,
+        audit: Audit,
+        *,
+        about: About,
+        life: Callable[[], Lifetimes] = Lifetimes,
+        limits: Limits = Limits(),
+    ) -> None:
+        self._store, self._authority, self._audit, self._about, self._life = store, authority, audit, about, life
+        self._per_identity, self._per_node = Buckets(limits.identity), Buckets(limits.node)
+        self._failures = Buckets(limits.failed_joins)
+        self._issuers: dict[tuple[str, tuple[str, ...]], verify.Issuer] = {}
+
+    async def join(self, request: JoinRequest, peer_ip: str, now: float) -> JoinAnswer | Denied:
+        """A new host, by its token."""
+        outcome: JoinAnswer | Denied
+        if wait := self._closed(peer_ip, now):
+            outcome = Denied("too many failed attempts from this address", retry_after=wait)
+        else:
+            outcome = await self._join(request, now)
+            if isinstance(outcome, Denied) and not outcome.retry_after:
+                self._failures.take(peer_ip, now)
+        if isinstance(outcome, Denied):
+            self._audit.record("ca.join", allowed=False, node=shown(request.node), peer=peer_ip, reason=outcome.reason)
+        return outcome
+
+    async def _join(self, request: JoinRequest, now: float) -> JoinAnswer | Denied:
+        if fault := policy.name_fault("node", request.node) or _address_fault(request.address):
+            return Denied(fault)
+        # The token first: without one, a caller costs a read and a hash, and no work for its key.
+        found = await join_token.check(self._store, request.token, request.node, now)
+        if isinstance(found, Denied):
+            return found
+        key = verify.csr(request.csr)
+        if isinstance(key, Denied):
+            return key
+        used = await join_token.consume(self._store, request.token, request.node, request.address, key, now)
+        if isinstance(used, Denied):
+            return used
+        claims, node = used
+        chain = self._issue(claims, "node", node, key, now)
+        if isinstance(chain, Denied):
+            return chain
+        return JoinAnswer(
+            chain=chain,
+            roots=self._authority.roots,
+            trust_domain=self._about.trust_domain,
+            cluster=self._about.cluster,
+            node=node.metadata.name,
+            identities=node.spec.identities,
+            roles=node.spec.roles,
+            gates=self._about.gates,
+            controlplanes=self._about.controlplanes,
+        )
+
+    async def sign(self, node_name: str, request: SignRequest, now: float) -> SignAnswer | Denied:
+        """Certificates for a node that TLS has identified (ca.attest.node_cert.node_of), one outcome an item."""
+        if len(request.items) > MAX_ITEMS:
+            return Denied(f"at most {MAX_ITEMS} items in one request")
+        claims, node = Claims(node_name, "node_certificate"), await self._node(node_name)
+        signed = []
+        for item in request.items:
+            outcome = self._sign_item(claims, item, node, now)
+            signed.append(outcome)
+            await asyncio.sleep(0)  # a large batch leaves room for others between its items
+        return SignAnswer(signed=tuple(signed), roots=self._authority.roots)
+
+    def _sign_item(self, claims: Claims, item: SignItem, node: Node | None, now: float) -> Signed:
+        # Policy before cryptography: who may not have it costs nothing.
+        grant = self._authorize(claims, item.identity, node, now)
+        if isinstance(grant, Denied):
+            return Signed(identity=item.identity[:256], denied=grant.reason)
+        key = verify.csr(item.csr)
+        if isinstance(key, Denied):
+            self._refused(claims, item.identity, key)
+            return Signed(identity=item.identity, denied=key.reason)
+        chain = self._build(claims, item.identity, grant, key, now)
+        if isinstance(chain, Denied):
+            return Signed(identity=item.identity, denied=chain.reason)
+        return Signed(identity=item.identity, chain=chain)
+
+    async def renew(self, request: RenewRequest, now: float, peer_ip: str = "") -> Signed | Denied:
+        """A node certificate, by proof of the old key; the old certificate may have expired up to 90 days ago."""
+        if wait := self._closed(peer_ip, now):
+            return Denied("too many failed attempts from this address", retry_after=wait)
+        proved = node_cert.prove_expired(request, self._authority.roots, self._about.trust_domain, now)
+        if isinstance(proved, Denied):
+            self._failures.take(peer_ip, now)
+            self._audit.record("ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
+            return proved
+        claims, key = proved
+        chain = self._issue(claims, "node", await self._node(claims.node), key, now)
+        return chain if isinstance(chain, Denied) else Signed(identity="node", chain=chain)
+
+    def _issue(
+        self, claims: Claims, wanted: str, node: Node | None, key: template.PublicKey, now: float
+    ) -> str | Denied:
+        grant = self._authorize(claims, wanted, node, now)
+        return grant if isinstance(grant, Denied) else self._build(claims, wanted, grant, key, now)
+
+    def _authorize(self, claims: Claims, wanted: str, node: Node | None, now: float) -> Grant | Denied:
+        grant = policy.authorize(claims, wanted, node, self._about.trust_domain, self._life())
+        if isinstance(grant, Grant):
+            wait = self._per_node.take(claims.node, now)
+            wait = wait or self._per_identity.take(f"{claims.node} {wanted}", now)
+            if not wait:
+                return grant
+            grant = Denied(f"too many certificates for {claims.node}; try again in {wait:.0f} s", retry_after=wait)
+        self._refused(claims, wanted, grant)
+        return grant
+
+    def _build(self, claims: Claims, wanted: str, grant: Grant, key: template.PublicKey, now: float) -> str | Denied:
+        """Build, sign, and verify what was signed. What fails that is not handed out."""
+        chain = self._authority.issue(grant, key, now)
+        leaf = chain if isinstance(chain, Denied) else self._verified(chain, grant, key, now)
+        if isinstance(chain, Denied) or isinstance(leaf, Denied):
+            fault = chain if isinstance(chain, Denied) else leaf
+            assert isinstance(fault, Denied)
+            self._refused(claims, wanted, fault)
+            return fault
+        self._audit.record(
+            "ca.issue",
+            allowed=True,
+            node=claims.node,
+            method=claims.method,
+            spiffe_id=str(grant.spiffe_id),
+            dns_names=list(grant.dns_names),
+            serial=leaf.serial,
+            digest=leaf.digest,
+            not_after=leaf.not_after,
+        )
+        return chain
+
+    def _verified(self, chain: str, grant: Grant, key: template.PublicKey, now: float) -> verify.Leaf | Denied:
+        """Checked against the roots, not against what the signer says of itself."""
+        issuer = self._issuer_of(verify.parts(chain)[1], now)
+        leaf = issuer if isinstance(issuer, Denied) else verify.chain(chain, grant, key, issuer, now)
+        if isinstance(leaf, Denied):
+            return Denied(f"the CA signed something else than was granted: {leaf.reason}", retry_after=60.0)
+        return leaf
+
+    def _issuer_of(self, chain: str, now: float) -> verify.Issuer | Denied:
+        """An intermediate's way to the root is verified once; it changes every ten days."""
+        known = self._issuers.get((chain, self._authority.roots))
+        if known is not None:
+            return known
+        issuer = verify.issuer(chain, self._authority.roots, None, now)
+        if isinstance(issuer, verify.Issuer):
+            self._issuers = {(chain, self._authority.roots): issuer}
+        return issuer
+
+    def _refused(self, claims: Claims, wanted: str, why: Denied) -> None:
+        self._audit.record(
+            "ca.issue", allowed=False, node=claims.node, method=claims.method, wanted=shown(wanted), reason=why.reason
+        )
+
+    def _closed(self, peer_ip: str, now: float) -> float:
+        """Seconds until an address that failed often may try again."""
+        level = self._failures.level(peer_ip, now)
+        return 0.0 if level >= 1 else 1.0
+
+    async def _node(self, name: str) -> Node | None:
+        """Read for every request: an eviction counts at once."""
+        item = await self._store.get(join_token.node_key(name)) if not policy.name_fault("node", name) else None
+        try:
+            node = codec.decode("Node", item.value, item.revision) if item else None
+        except codec.Undecodable:
+            return None
+        return node if isinstance(node, Node) else None
+
+
+def _address_fault(text: str) -> str:
+    """What other hosts dial: an IP address of one host."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return f"the address {shown(text)} is not an IP address"
+    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
+        return f"the address {shown(text)} is not one that other hosts can dial"
+    return ""
