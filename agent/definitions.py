@@ -1,0 +1,112 @@
+"""services.d/*.yaml: the host's own services. Read strictly; a bad file is a problem with a name, and stops no other.
+
+A file holds one or more definitions. Names and listening addresses that collide are refused in the file that comes
+second (files sort by name), so that a new bad file never takes a place from an old good one of a lower name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh import codec, validate
+from mesh.model import ServiceDefinition
+
+MAX_FILES = 1000
+"""More services than one host can mean to run."""
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, time of change, size and inode of each file: equal stamps, equal files."""
+
+Claim = tuple[str, str]
+"""Something of a host that only one definition can have: kind and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    good: tuple[ServiceDefinition, ...] = ()
+    problems: tuple[str, ...] = ()
+    """`<file>: <path>: <reason>`"""
+
+
+def stamp(folder: Path) -> Stamp:
+    """Cheap to take; changes when anything in the folder did."""
+    found = []
+    for path in _files(folder):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)
+
+
+def load(folder: Path) -> Definitions:
+    """Everything usable in the folder, and what is wrong with the rest. Never raises for what a file holds."""
+    texts: list[tuple[str, bytes]] = []
+    problems: list[str] = []
+    files = _files(folder)
+    if len(files) > MAX_FILES:
+        problems.append(f"{folder}: more than {MAX_FILES} files; the rest is left out")
+    for path in files[:MAX_FILES]:
+        try:
+            if path.stat().st_size > codec.MAX_TEXT:
+                problems.append(f"{path.name}: larger than {codec.MAX_TEXT // 2**20} MiB")
+                continue
+            texts.append((path.name, path.read_bytes()))
+        except OSError as exc:
+            problems.append(f"{path.name}: cannot be read: {exc.strerror}")
+    read = parse(texts)
+    return Definitions(read.good, (*problems, *read.problems))
+
+
+def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:
+    """The definitions in these files, in their order. Pure."""
+    good: list[ServiceDefinition] = []
+    problems: list[str] = []
+    taken: dict[Claim, str] = {}
+    for name, text in texts:
+        try:
+            documents = codec.load_yaml(text)
+        except codec.BadDocument as exc:
+            problems.append(f"{name}: {exc}")
+            continue
+        for document in documents:
+            parsed = codec.convert_strict(ServiceDefinition, document)
+            faults = parsed if isinstance(parsed, tuple) else validate.definition(parsed)
+            if faults:
+                problems += [f"{name}: {f.path}: {f.reason}" if f.path else f"{name}: {f.reason}" for f in faults]
+                continue
+            assert isinstance(parsed, ServiceDefinition)
+            clashes = [(claim, taken[other]) for claim in _claims(parsed) for other in _rivals(claim) if other in taken]
+            if clashes:
+                problems += [f"{name}: {kind} {what} is already taken by {who}" for (kind, what), who in clashes]
+                continue
+            taken.update(dict.fromkeys(_claims(parsed), f"{parsed.name}.{parsed.namespace} ({name})"))
+            good.append(parsed)
+    return Definitions(tuple(good), tuple(problems))
+
+
+def _claims(definition: ServiceDefinition) -> tuple[Claim, ...]:
+    return (
+        ("service", f"{definition.name}.{definition.namespace}"),
+        *((("instance", f"{definition.namespace}/{definition.instance}"),) if definition.instance else ()),
+        *(("listen", upstream.listen) for upstream in definition.upstreams),
+        *(("port", f"{port.address}:{port.port}") for port in definition.ports),
+    )
+
+
+def _rivals(claim: Claim) -> tuple[Claim, ...]:
+    """What it cannot live beside. Two definitions may stand for one application's port; nobody else listens there."""
+    match claim:
+        case ("listen", where):
+            return (claim, ("port", where))
+        case ("port", where):
+            return (("listen", where),)
+    return (claim,)
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix in {".yaml", ".yml"} and not p.name.startswith("."))
+    except OSError:
+        return []

@@ -1,0 +1,147 @@
+"""agent.yaml: read once, strictly; every fault at once, each with its path."""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from mesh import codec
+from mesh.model import MTLS_PORT, Frozen, GateSpec, Violation
+
+DEFAULT_PATH = Path("/etc/holdfast/agent.yaml")
+
+
+class SettingsError(Exception):
+    """A settings file that cannot be used, with all of its faults."""
+
+    def __init__(self, path: Path, faults: tuple[Violation, ...]) -> None:
+        lines = [f"  {fault.path or '(the file)'}: {fault.reason}" for fault in faults]
+        super().__init__("\n".join([f"{path} cannot be used:", *lines]))
+        self.faults = faults
+
+
+class EnvoySettings(Frozen, frozen=True, kw_only=True):
+    command: str = "envoy"
+    """Found on PATH unless it is a path."""
+    base_id: int | None = None
+    """Envoy's shared-memory region; several Envoys on one machine need different ones. None: one is chosen."""
+    concurrency: int | None = None
+    """Worker threads. None: as many as the host has cores."""
+    drain_seconds: int = 30
+    """How long connections of a listener or an old Envoy may live on after it was replaced."""
+    parent_shutdown_seconds: int = 45
+    """When an old Envoy ends after a hot restart; more than drainSeconds."""
+
+
+class Settings(Frozen, frozen=True, kw_only=True):
+    node: str
+    """The host's name in the mesh: a DNS label. The join token is bound to it."""
+    address: str
+    """Where other hosts reach this one's mTLS port."""
+    data_dir: str = "/var/lib/holdfast"
+    """Last good state, certificates and keys; 0700."""
+    run_dir: str = "/run/holdfast"
+    """Sockets and pid files."""
+    services_dir: str = "/etc/holdfast/services.d"
+    controlplanes: tuple[str, ...] = ()
+    """Base URLs, for the join; empty afterwards: those told at the join."""
+    gates: tuple[str, ...] = ()
+    """`<address>:<port>` of store gates; empty: those told at the join."""
+    token_file: str = ""
+    """A join token. `run` joins with it by itself while the host has no identity."""
+    mtls_port: int = MTLS_PORT
+    scrape: str = "127.0.0.1:15020"
+    """Where Prometheus reads the agent's and Envoy's metrics; empty: nowhere."""
+    access_log: str = "/dev/stdout"
+    envoy: EnvoySettings = EnvoySettings()
+    gate: GateSpec | None = None
+    """Set on hosts that stand in front of etcd."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def data(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def admin_socket(self) -> Path:
+        return Path(self.run_dir) / "agent.sock"
+
+    @property
+    def xds_socket(self) -> Path:
+        # A folder of its own, which Envoy's group may enter: the agent's own sockets are not its business.
+        return Path(self.run_dir) / "xds" / "ads.sock"
+
+
+def load(path: Path) -> Settings:
+    """The settings in a file.
+
+    Raises:
+        SettingsError: with all that is wrong with it.
+
+    """
+    try:
+        documents = codec.load_yaml(path.read_bytes())
+    except OSError as exc:
+        hint = "; write one, or name another with --config" if isinstance(exc, FileNotFoundError) else ""
+        reason = f"it cannot be read: {exc.strerror}{hint}"
+        raise SettingsError(path, (Violation(path="", reason=reason),)) from exc
+    except codec.BadDocument as exc:
+        raise SettingsError(path, (Violation(path="", reason=str(exc)),)) from exc
+    if len(documents) != 1:
+        raise SettingsError(path, (Violation(path="", reason=f"expected one document, found {len(documents)}"),))
+    parsed = codec.convert_strict(Settings, documents[0])
+    faults = parsed if isinstance(parsed, tuple) else check(parsed)
+    if faults:
+        raise SettingsError(path, faults)
+    assert isinstance(parsed, Settings)
+    return parsed
+
+
+def check(settings: Settings) -> tuple[Violation, ...]:
+    """What the types do not say."""
+    from mesh.model.checks import label_fault
+
+    faults: list[tuple[str, str]] = []
+    if reason := label_fault(settings.node):
+        faults.append(("node", reason))
+    if reason := _host_fault(settings.address):
+        faults.append(("address", reason))
+    faults += [
+        (f"controlplanes[{index}]", f"{url!r} is not of the form https://<address>:<port>")
+        for index, url in enumerate(settings.controlplanes)
+        if not _is_https(url)
+    ]
+    endpoints = [(f"gates[{index}]", gate) for index, gate in enumerate(settings.gates)]
+    endpoints += [("scrape", settings.scrape)] if settings.scrape else []
+    if settings.gate:
+        endpoints += [("gate.listen", settings.gate.listen)]
+        endpoints += [(f"gate.etcd[{index}]", member) for index, member in enumerate(settings.gate.etcd)]
+        if not settings.gate.etcd:
+            faults.append(("gate.etcd", "at least one member is needed"))
+    faults += [(path, f"{text!r} is not <address>:<port>") for path, text in endpoints if not _is_endpoint(text)]
+    if not 0 < settings.mtls_port < 65536:
+        faults.append(("mtlsPort", "a port is between 1 and 65535"))
+    envoy = settings.envoy
+    if envoy.drain_seconds < 0:
+        faults.append(("envoy.drainSeconds", "is negative"))
+    if envoy.parent_shutdown_seconds <= envoy.drain_seconds:
+        faults.append(("envoy.parentShutdownSeconds", "must be more than drainSeconds: the old Envoy ends then"))
+    return tuple(Violation(path=path, reason=reason) for path, reason in faults)
+
+
+def _host_fault(text: str) -> str:
+    if not text or any(c.isspace() or c in "/[]" for c in text) or not text.isprintable():
+        return f"{text[:80]!r} is not an address"
+    return ""
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.path in {"", "/"} and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_endpoint(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return not _host_fault(host.strip("[]")) and port.isascii() and port.isdigit() and int(port) < 65536

@@ -1,0 +1,75 @@
+from agent.definitions import load, parse, stamp
+
+WEB = b"""
+name: web
+namespace: shop
+ports: [{port: 8080, protocol: http}]
+health: {type: http, path: /healthz}
+upstreams: [{service: api, port: 80, listen: "127.0.0.1:9001"}]
+"""
+API = b"name: api\nnamespace: shop\nports: [{port: 8081}]\n"
+
+
+def test_bad_files_do_not_stop_the_others():
+    read = parse(
+        [
+            ("10-web.yaml", WEB),
+            ("20-bad.yaml", b"name: [\n"),
+            ("30-worse.yaml", b"name: ../etc\nnamespace: shop\nprots: []\n"),
+            ("40-api.yaml", API),
+            (
+                "50-hostile.yaml",
+                b"name: x\nports: [{port: 99999}]\nupstreams: [{service: a, port: 1, listen: '0.0.0.0:1'}]\n",
+            ),
+        ]
+    )
+    assert [d.name for d in read.good] == ["web", "api"]
+    named = {problem.partition(":")[0] for problem in read.problems}
+    assert named == {"20-bad.yaml", "30-worse.yaml", "50-hostile.yaml"}
+    assert any("prots" in problem for problem in read.problems)
+    assert any("ports[0].port" in p for p in read.problems)
+    assert any("listen" in p for p in read.problems), "both faults of one file are told"
+
+
+def test_what_two_files_claim_stays_with_the_first():
+    read = parse(
+        [
+            ("1.yaml", WEB),
+            ("2.yaml", WEB.replace(b"name: web", b"name: other")),
+            ("3.yaml", API.replace(b"8081", b"9001")),
+            ("4.yaml", API.replace(b"8081", b"8080")),
+        ]
+    )
+    assert [d.name for d in read.good] == ["web", "api"]
+    assert [p.partition(":")[0] for p in read.problems] == ["2.yaml", "3.yaml"]
+    assert "web.shop" in read.problems[0]
+
+
+def test_a_folder_is_read_in_the_order_of_names_and_only_yaml(tmp_path):
+    (tmp_path / "b.yaml").write_bytes(API)
+    (tmp_path / "a.yml").write_bytes(WEB)
+    (tmp_path / "c.yaml~").write_bytes(b"name: no\n")
+    (tmp_path / ".d.yaml").write_bytes(b"name: no\n")
+    assert [d.name for d in load(tmp_path).good] == ["web", "api"]
+    assert load(tmp_path / "none").good == ()
+
+
+def test_one_file_may_hold_several():
+    read = parse([("all.yaml", WEB + b"---\n" + API)])
+    assert [d.name for d in read.good] == ["web", "api"]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(tmp_path):
+    (tmp_path / "a.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.yaml").write_bytes(API)
+    read = load(tmp_path)
+    assert [d.name for d in read.good] == ["api"]
+    assert "a.yaml" in read.problems[0]
+
+
+def test_the_stamp_changes_with_any_file(tmp_path):
+    before = stamp(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(API)
+    first = stamp(tmp_path)
+    (tmp_path / "a.yaml").write_bytes(WEB)
+    assert len({before, first, stamp(tmp_path)}) == 3
