@@ -63,7 +63,7 @@ class AuditLog:
             self._dirty = False
             os.fsync(self._fd)
         with contextlib.suppress(FileNotFoundError):
-            if os.stat(self._path).st_ino == os.fstat(self._fd).st_ino:
+            if self._path.stat().st_ino == os.fstat(self._fd).st_ino:
                 return
         # Moved away by log rotation. dup2 keeps the number, so a concurrent record() writes to one of the two files.
         fresh = self._open()
@@ -77,7 +77,7 @@ class AuditLog:
             self._fd = -1
 
 
-def _clean(name: str, value: object) -> object:
+def _clean(name: str, value: object) -> object:  # noqa: PLR0911 - one line for each type
     if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
         return HIDDEN
     match value:

@@ -154,7 +154,9 @@ async def operator(store: Store, header: str, now: float) -> Operator | Rejected
     return Operator(record.name, record.role)
 
 
-def machine(certificate: bytes, trust_domain: str) -> NodeCaller | ReplicaCaller | Rejected:
+def machine(  # noqa: PLR0911 - one for each fault
+    certificate: bytes, trust_domain: str
+) -> NodeCaller | ReplicaCaller | Rejected:
     """Whoever holds this verified client certificate (DER)."""
     try:
         parsed = x509.load_der_x509_certificate(certificate)

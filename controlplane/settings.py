@@ -1,18 +1,14 @@
 """One frozen tree of a control-plane node's settings, read once, from YAML. All faults are reported at once."""
 
 import re
-import types
-import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
 
+from mesh.codec import BadDocument, convert_strict, load_yaml
 from mesh.model import Violation
-
-T = TypeVar("T")
 
 MAX_FILE_BYTES = 1024 * 1024
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
@@ -123,56 +119,15 @@ def load(path: Path) -> Settings:
 def parse(text: str, base: Path) -> Settings | tuple[Violation, ...]:
     """Settings, or everything that is wrong with the text."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        return (Violation(path="", reason=f"{where}not YAML: {getattr(exc, 'problem', None) or exc}"),)
-    faults: list[Violation] = []
-    settings = _convert(Settings, tree, "", faults)
-    if settings is None or faults:
-        return tuple(faults)
+        documents = load_yaml(text)
+    except BadDocument as exc:
+        return (Violation(path="", reason=str(exc)),)
+    if len(documents) != 1:
+        return (Violation(path="", reason=f"holds {len(documents)} documents instead of one"),)
+    settings = convert_strict(Settings, documents[0])
+    if isinstance(settings, tuple):
+        return settings
     return _check(settings) or _anchor(settings, base)
-
-
-def _convert(kind: type[T], tree: object, path: str, faults: list[Violation]) -> T | None:
-    """A Struct from a parsed tree, going on after each fault."""
-    if not isinstance(tree, dict):
-        faults.append(Violation(path=path, reason="must be a mapping of settings"))
-        return None
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
-    before, values = len(faults), {}
-    faults.extend(
-        Violation(path=_join(path, name), reason=f"no such setting; known are: {', '.join(fields)}")
-        for name in tree
-        if name not in fields
-    )
-    for name, field in fields.items():
-        where = _join(path, name)
-        if name not in tree:
-            if field.required:
-                faults.append(Violation(path=where, reason="is missing"))
-            continue
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            values[field.name] = _convert(field.type, tree[name], where, faults)
-            continue
-        try:
-            values[field.name] = msgspec.convert(tree[name], field.type)
-        except msgspec.ValidationError as exc:
-            faults.append(Violation(path=where, reason=_reason(exc, field.type)))
-    return kind(**values) if len(faults) == before else None
-
-
-def _reason(exc: Exception, wanted: Any) -> str:
-    if typing.get_origin(wanted) is Literal:
-        return "must be one of " + ", ".join(str(choice) for choice in typing.get_args(wanted))
-    if isinstance(wanted, types.GenericAlias):
-        return f"must be a list of texts ({exc})"
-    return str(exc)
-
-
-def _join(path: str, name: object) -> str:
-    return f"{path}.{name}" if path else str(name)
 
 
 def _check(settings: Settings) -> tuple[Violation, ...]:
@@ -186,7 +141,7 @@ def _check(settings: Settings) -> tuple[Violation, ...]:
     need("replica", "must be a DNS label (a-z, 0-9, '-')", ok=bool(_LABEL.match(settings.replica)))
     need("listen", "must be <address>:<port>", ok=is_address(settings.listen, zero=True))
     for name in ("data_dir", "seal_key_file"):
-        need(msgspec_name(name), "must not be empty", ok=bool(getattr(settings, name)))
+        need(yaml_name(name), "must not be empty", ok=bool(getattr(settings, name)))
     need("advertise", "must be an https:// URL without a path", ok=_is_url(settings.advertise))
     for index, url in enumerate(settings.controlplanes):
         need(f"controlplanes[{index}]", "must be an https:// URL without a path", ok=_is_url(url))
@@ -198,14 +153,14 @@ def _check(settings: Settings) -> tuple[Violation, ...]:
     need("etcd.timeoutSeconds", "must be positive", ok=settings.etcd.timeout_seconds > 0)
     need("electionTtlSeconds", "must be from 2 to 60", ok=2 <= settings.election_ttl_seconds <= 60)
     for name in ("transaction_ops", "transaction_bytes", "body_bytes", "request_seconds", "watches"):
-        need(f"limits.{msgspec_name(name)}", "must be positive", ok=getattr(settings.limits, name) > 0)
+        need(f"limits.{yaml_name(name)}", "must be positive", ok=getattr(settings.limits, name) > 0)
     if settings.signer.kind == "vault":
         for name in ("address", "role_id_file", "secret_id_file"):
-            need(f"signer.{msgspec_name(name)}", "is needed for vault", ok=bool(getattr(settings.signer, name)))
+            need(f"signer.{yaml_name(name)}", "is needed for vault", ok=bool(getattr(settings.signer, name)))
     return tuple(faults)
 
 
-def msgspec_name(name: str) -> str:
+def yaml_name(name: str) -> str:
     """A field's name as it is in the file."""
     head, *rest = name.split("_")
     return head + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,238 @@
+"""All that a control-plane node knows of the mesh, in memory: what registration and the leader's plans are made from.
+
+The maps are fed by one follower (`controlplane.mirror`) and are as new as the last event. Nothing is decided by them
+alone: whoever writes compares the revisions that were read here, so a stale view costs a retry and never a wrong write.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from mesh import codec, keys
+from mesh.model import (
+    CLUSTER_SINGLETON,
+    Endpoint,
+    Frozen,
+    Instance,
+    MeshConfig,
+    Node,
+    Object,
+    Ref,
+    Revision,
+    Service,
+    ServiceRef,
+)
+from mesh.model.world import EndpointRemoved, Removed, Undecodable, Upserted
+from mesh.store.protocol import Event
+
+O_co = TypeVar("O_co", bound=Object, covariant=True)
+
+
+class Held(NamedTuple, Generic[O_co]):
+    """An object and the revision of its last change."""
+
+    object: O_co
+    revision: Revision
+
+
+class Bad(NamedTuple):
+    """A value that cannot be read. What was known under its key before stays in force."""
+
+    reason: str
+    revision: Revision
+
+
+class Presence(Frozen, frozen=True, kw_only=True):
+    """What one replica tells the others: kept at keys.REPLICAS/<replica> under its lease."""
+
+    replica: str
+    advertise: str
+    version: str = ""
+    connected: tuple[str, ...] = ()
+    """Nodes whose uplink is open here."""
+    left: dict[str, float] = {}
+    """Nodes that were cut or closed lately -> seconds of silence when this was written. Durations, so that no two
+    clocks are ever compared."""
+
+
+@dataclass(slots=True)
+class Touched:
+    """What a batch of events changed."""
+
+    services: set[ServiceRef] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)
+    replicas: bool = False
+    bundles: bool = False
+    config: bool = False
+
+    def add(self, other: "Touched") -> None:
+        self.services |= other.services
+        self.nodes |= other.nodes
+        self.replicas |= other.replicas
+        self.bundles |= other.bundles
+        self.config |= other.config
+
+    def __bool__(self) -> bool:
+        return bool(self.services or self.nodes or self.replicas or self.bundles or self.config)
+
+
+class View:
+    """Mutable, owned by one loop; no method awaits, so every reader sees whole revisions."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Ref, Held[Object]] = {}
+        """Every kind but Service, Instance and Endpoint."""
+        self.services: dict[ServiceRef, Held[Service]] = {}
+        self.instances: dict[Ref, Held[Instance]] = {}
+        self.endpoints: dict[ServiceRef, dict[str, Held[Endpoint]]] = {}
+        self.replicas: dict[str, Presence] = {}
+        self.bad: dict[str, Bad] = {}
+        """By key."""
+        self.revision = Revision(0)
+        self._by_selector: dict[str, set[ServiceRef]] = {}
+        self._in_namespace: dict[str, set[Ref]] = {}
+        self._on_node: dict[str, set[Ref]] = {}
+        self._endpoints_of: dict[tuple[str, str], set[ServiceRef]] = {}
+
+    @property
+    def config(self) -> MeshConfig | None:
+        held = self.objects.get(Ref("MeshConfig", "", CLUSTER_SINGLETON))
+        return held.object if held and isinstance(held.object, MeshConfig) else None
+
+    def revision_of(self, key: str, held: Held[Object] | None) -> Revision:
+        """What a write to this key must compare: that of the value in the store, readable or not; 0: absent."""
+        bad = self.bad.get(key)
+        return bad.revision if bad else held.revision if held else Revision(0)
+
+    def node(self, name: str) -> Held[Node] | None:
+        held = self.objects.get(Ref("Node", "", name))
+        return Held(held.object, held.revision) if held and isinstance(held.object, Node) else None
+
+    def instances_on(self, node: str) -> list[Held[Instance]]:
+        return [self.instances[ref] for ref in sorted(self._on_node.get(node, ()))]
+
+    def instances_in(self, namespace: str) -> list[Held[Instance]]:
+        return [self.instances[ref] for ref in sorted(self._in_namespace.get(namespace, ()))]
+
+    def nodes_with_instances(self) -> Iterator[str]:
+        return iter(self._on_node)
+
+    def candidates(self, instance: Instance) -> list[Held[Service]]:
+        """Services that may select it: the one of its name, and those of its namespace with a selector."""
+        namespace = instance.metadata.namespace
+        names = {ServiceRef(namespace, instance.spec.service), *self._by_selector.get(namespace, ())}
+        return [self.services[name] for name in sorted(names) if name in self.services]
+
+    def endpoints_of(self, instance: Ref) -> dict[ServiceRef, Held[Endpoint]]:
+        """Where this instance is an endpoint now."""
+        services = self._endpoints_of.get((instance.namespace, instance.name), set())
+        return {service: self.endpoints[service][instance.name] for service in sorted(services)}
+
+    def apply(self, events: Iterable[Event], revision: Revision) -> Touched:
+        """Take in one batch. A value that cannot be read keeps what was known before."""
+        touched = Touched()
+        for event in events:
+            if event.key.startswith(keys.REPLICAS):
+                self._take_replica(event, touched)
+            else:
+                self._take(event, touched)
+        self.revision = Revision(max(self.revision, revision))
+        return touched
+
+    def _take(self, event: Event, touched: Touched) -> None:
+        for change in codec.changes((event,)):
+            if isinstance(change, Undecodable):
+                self.bad[event.key] = Bad(change.reason, event.revision)
+                continue
+            self.bad.pop(event.key, None)
+            match change:
+                case Upserted(Endpoint() as endpoint):
+                    held = Held(endpoint, event.revision)
+                    self._set_endpoint(endpoint.service, endpoint.metadata.name, held, touched)
+                case EndpointRemoved(service, instance):
+                    self._set_endpoint(service, instance, None, touched)
+                case Upserted(obj):
+                    self._set_object(obj.ref, obj, event.revision, touched)
+                case Removed(ref):
+                    self._set_object(ref, None, event.revision, touched)
+                case _:
+                    pass
+
+    def _set_endpoint(self, service: ServiceRef, instance: str, held: Held[Endpoint] | None, touched: Touched) -> None:
+        of_service = self.endpoints.setdefault(service, {})
+        back = (service.namespace, instance)
+        if held:
+            of_service[instance] = held
+            self._endpoints_of.setdefault(back, set()).add(service)
+        else:
+            of_service.pop(instance, None)
+            _discard(self._endpoints_of, back, service)
+        if not of_service:
+            del self.endpoints[service]
+        touched.services.add(service)
+
+    def _set_object(self, ref: Ref, obj: Object | None, revision: Revision, touched: Touched) -> None:
+        match ref.kind:
+            case "Service":
+                self._set_service(ServiceRef(ref.namespace, ref.name), obj, revision, touched)
+            case "Instance":
+                self._set_instance(ref, obj, revision, touched)
+            case _:
+                if obj is None:
+                    self.objects.pop(ref, None)
+                else:
+                    self.objects[ref] = Held(obj, revision)
+                touched.config |= ref.kind == "MeshConfig"
+                touched.bundles |= ref.kind == "TrustBundle"
+                if ref.kind == "Node":
+                    touched.nodes.add(ref.name)
+
+    def _set_service(self, name: ServiceRef, service: Object | None, revision: Revision, touched: Touched) -> None:
+        touched.services.add(name)
+        _discard(self._by_selector, name.namespace, name)
+        if isinstance(service, Service):
+            self.services[name] = Held(service, revision)
+            if service.spec.selector:
+                self._by_selector.setdefault(name.namespace, set()).add(name)
+        else:
+            self.services.pop(name, None)
+
+    def _set_instance(self, ref: Ref, instance: Object | None, revision: Revision, touched: Touched) -> None:
+        before = self.instances.pop(ref, None)
+        if before:
+            touched.services.update(held.object.service for held in self.candidates(before.object))
+            touched.nodes.add(before.object.spec.node)
+            _discard(self._on_node, before.object.spec.node, ref)
+            _discard(self._in_namespace, ref.namespace, ref)
+        touched.services.update(self._endpoints_of.get((ref.namespace, ref.name), ()))
+        if isinstance(instance, Instance):
+            self.instances[ref] = Held(instance, revision)
+            self._on_node.setdefault(instance.spec.node, set()).add(ref)
+            self._in_namespace.setdefault(ref.namespace, set()).add(ref)
+            touched.services.update(held.object.service for held in self.candidates(instance))
+            touched.nodes.add(instance.spec.node)
+
+    def _take_replica(self, event: Event, touched: Touched) -> None:
+        name = event.key.removeprefix(keys.REPLICAS)
+        touched.replicas = True
+        if event.value is None:
+            self.replicas.pop(name, None)
+            self.bad.pop(event.key, None)
+            return
+        try:
+            self.replicas[name] = codec.decode_struct(Presence, event.value)
+            self.bad.pop(event.key, None)
+        except codec.Undecodable as exc:
+            self.bad[event.key] = Bad(str(exc), event.revision)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    found = index.get(key)
+    if found is not None:
+        found.discard(value)
+        if not found:
+            del index[key]
