@@ -5,6 +5,7 @@ own; the others use kept ones. Nothing is ever retried here: what a caller would
 """
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -196,4 +197,7 @@ def _said(body: bytes) -> _Said:
 
 
 def _short(exc: BaseException) -> str:
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+    # asyncio puts the address into strerror; the number is what tells one reason from another.
+    if isinstance(exc, OSError) and exc.errno:
+        return os.strerror(exc.errno)
+    return str(exc) or type(exc).__name__
