@@ -1,0 +1,44 @@
+# Each target makes .venv and installs what it needs by itself. Nothing needs root.
+#
+#   make demo            a whole mesh on this machine, until Ctrl-C
+#   make demo CHECK=1    the demo's scenario, step by step, with figures; JSON=1 prints them as JSON
+#   make test            all tests, those with real servers too; TESTS=tests/unit for a part
+#   make lint            ruff, mypy, import contracts
+#   make bench           measures; table and JSON
+
+SHELL := /bin/bash
+BIN := .venv/bin
+TESTS ?= tests
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.PHONY: help demo test lint format bench dev clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo:
+	@.ci/venv demo
+	@$(BIN)/holdfast demo $(if $(CHECK),--check) $(if $(JSON),--json)
+
+test: dev
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+lint: dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: dev
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+dev:
+	@.ci/venv dev
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
