@@ -65,12 +65,12 @@ class StreamStatus:
     node: str
     held: dict[str, int]
     """Type URL -> resources."""
-    waiting: str
-    """Type whose response is unanswered."""
+    waiting: tuple[str, ...]
+    """Types whose response is unanswered."""
 
 
 class _Connection:
-    """One Envoy's stream. The outbox holds one response at most: `stream` sends no second one before an answer."""
+    """One Envoy's stream. The outbox holds one response a type: `stream` sends no second one before an answer."""
 
     def __init__(self, number: int) -> None:
         self.number = number

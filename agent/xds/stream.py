@@ -1,9 +1,12 @@
 """One client's delta-ADS stream: requests and snapshots in, responses and events out.
 
 Rule 1: what is sent, and in which order, is decided here and nowhere else.
-Rule 2: one response of a stream is unacknowledged at most. What arrives meanwhile changes the target only; the walk
-over UPDATE_ORDER begins anew after each answer, so the newest snapshot wins and the order holds for it.
+Rule 2: one response a type is unacknowledged at most. What arrives meanwhile changes the target only; the walk over
+UPDATE_ORDER begins anew after each request, so the newest snapshot wins and the order holds for it.
 Rule 3: what was refused is never sent again unchanged. It holds back what could refer to it, and nothing else.
+
+Envoy acknowledges clusters only when none of them is warming any more (ClusterManagerImpl pauses that type meanwhile),
+so endpoints and secrets must flow while a response with clusters is unanswered, and listeners and routes must not.
 """
 
 from collections.abc import Mapping
@@ -19,7 +22,7 @@ from mesh.model import Revision
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One row of the order. It waits while a type that it `needs` has something held back."""
+    """One row of the order. It waits while a type that it `needs` has something unanswered or held back."""
 
     type_url: str
     removal: bool = False
@@ -90,7 +93,8 @@ class Stream:
         self._count = 0
         self._subscriptions: dict[str, Subscription] = {url: Subscription() for url in TYPES}
         self._target: Snapshot | None = None
-        self._flight: _Flight | None = None
+        self._flights: dict[str, _Flight] = {}
+        """Type URL -> its unanswered response."""
         self._told: Snapshot | None = None
         """The last snapshot for which Acked was given."""
         self._moved: dict[str, None] = {}
@@ -121,9 +125,9 @@ class Stream:
         return self._advance()
 
     @property
-    def waiting(self) -> str:
-        """The type whose response is unanswered, or nothing."""
-        return self._flight.send.type_url if self._flight else ""
+    def waiting(self) -> tuple[str, ...]:
+        """Types whose response is unanswered."""
+        return tuple(self._flights)
 
     def held(self) -> dict[str, int]:
         """Type URL -> how many resources the client holds."""
@@ -137,10 +141,10 @@ class Stream:
         return self._target.resources.get(url, _NOTHING) if self._target else _NOTHING
 
     def _answered(self, request: Request) -> tuple[Output, ...]:
-        flight = self._flight
-        if flight is None or request.nonce != flight.send.nonce or request.type_url != flight.send.type_url:
+        flight = self._flights.get(request.type_url)
+        if flight is None or request.nonce != flight.send.nonce:
             return ()  # no answer, or one to an older response: only its subscriptions count
-        self._flight = None
+        del self._flights[request.type_url]
         if request.error is None:
             return ()
         self._subscriptions[request.type_url].refuse(flight.pairs, removal=flight.removal)
@@ -149,24 +153,25 @@ class Stream:
         return (Nacked(snapshot.digest, snapshot.revision, request.type_url, names, request.error),)
 
     def _advance(self) -> tuple[Output, ...]:
-        """Send what is due first, or find that nothing is."""
-        if self._flight is not None or self._target is None:
+        """Send all that may be sent now, or find that everything is done."""
+        if self._target is None:
             return ()
-        held_back: set[str] = set()
+        out: list[Output] = []
+        busy: set[str] = set()
         for step in (*UPDATE_ORDER, *(Step(url) for url in self._subscriptions if url not in TYPES)):
             subscription = self._subscriptions[step.type_url]
             if not subscription.opened:
                 continue
-            if not held_back.isdisjoint(step.needs):
-                held_back.add(step.type_url)
+            if step.type_url in self._flights or not busy.isdisjoint(step.needs):
+                busy.add(step.type_url)
                 continue
             target = self._resources(step.type_url)
             due = subscription.removals(target) if step.removal else subscription.upserts(target)
-            if due.resources or due.removed or subscription.owes:
-                return (self._send(step, subscription, due),)
-            if due.withheld:
-                held_back.add(step.type_url)
-        return () if held_back else self._settled(self._target)
+            if due.resources or due.removed or (subscription.owes and not step.removal):
+                out.append(self._send(step, subscription, due))
+            if due.withheld or step.type_url in self._flights:
+                busy.add(step.type_url)
+        return tuple(out) if busy else (*out, *self._settled(self._target))
 
     def _send(self, step: Step, subscription: Subscription, due: Due) -> Send:
         assert self._target is not None
@@ -175,7 +180,7 @@ class Stream:
             self._resend_endpoints(due.resources)
         self._count += 1
         send = Send(step.type_url, f"{self._prefix}{self._count}", due.resources, due.removed)
-        self._flight = _Flight(send, due.pairs, step.removal, self._target)
+        self._flights[step.type_url] = _Flight(send, due.pairs, step.removal, self._target)
         self._moved[step.type_url] = None
         return send
 
