@@ -37,6 +37,7 @@ class Options:
     drain_seconds: float
     parent_shutdown_seconds: int
     command: tuple[str, ...]
+    detach: bool = False
 
 
 class Host:
@@ -46,6 +47,8 @@ class Host:
         self._starts: dict[int, int] = {}
         self._started = 0.0
         self._last_exit = ""
+        self.restarts = 0
+        """As an earlier launcher counted them."""
 
     def adopt(self, now: float) -> tuple[Process, ...]:
         """What an earlier launcher left running, elders first. A successor that was not live yet is ended."""
@@ -54,6 +57,7 @@ class Host:
             return ()
         self._base_id = self._options.base_id if old.base_id is None else old.base_id
         self._started = old.started
+        self.restarts = old.restarts
         adopted: dict[str, list[Process]] = {"elder": [], "current": [], "successor": []}
         for running in record.alive(old):
             self._starts[running.pid] = running.start

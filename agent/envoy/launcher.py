@@ -3,6 +3,7 @@
     python -m agent.envoy.launcher --run-dir DIR --admin SOCKET [options] -- envoy -c bootstrap.json ...
 
 Standard library only, to stay small. One launcher per run directory (a locked pid file), in a session of its own.
+With --detach it goes into the background and the command returns once it holds the lock.
 
 SIGHUP   hot restart; several of them while one is under way count as one more
 SIGTERM  drain, then stop; the second one stops at once          SIGINT   stop at once
@@ -19,6 +20,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +42,6 @@ class Launcher:
         """Pid -> pidfd."""
         self._poll = select.poll()
         self._done = False
-        self._left = False
 
     def run(self) -> None:
         wakeup = _signals()
@@ -48,7 +49,7 @@ class Launcher:
         adopted = self._host.adopt(time.monotonic())
         for process in adopted:
             self._watch(process.pid)
-        self._feed(succession.Began(adopted))
+        self._feed(succession.Began(adopted, self._host.restarts))
         while not self._done:
             busy = self._state.phase != "live" or self._state.elders
             ready = self._poll.poll((TICK_SECONDS if busy else IDLE_SECONDS) * 1000)
@@ -68,7 +69,7 @@ class Launcher:
             elif number == signal.SIGINT:
                 self._feed(succession.StopAsked(0))
             elif number == signal.SIGUSR2:
-                self._done = self._left = True
+                self._done = True
 
     def _reap(self, ready: set[int]) -> None:
         for pid, descriptor in tuple(self._watched.items()):
@@ -142,6 +143,7 @@ def _parse(arguments: list[str]) -> Options:
     parser.add_argument("--rotate", type=Path, action="append", default=[], help="another log to keep bounded")
     parser.add_argument("--drain-seconds", type=float, default=20.0)
     parser.add_argument("--parent-shutdown-seconds", type=int, default=30)
+    parser.add_argument("--detach", action="store_true", help="return as soon as the launcher holds its lock")
     parser.add_argument("command", nargs="+", help="envoy and its arguments")
     parsed = parser.parse_args(arguments)
     log_file = parsed.log_file or parsed.run_dir / "envoy.log"
@@ -155,6 +157,7 @@ def _parse(arguments: list[str]) -> Options:
         drain_seconds=parsed.drain_seconds,
         parent_shutdown_seconds=parsed.parent_shutdown_seconds,
         command=tuple(parsed.command),
+        detach=parsed.detach,
     )
 
 
@@ -162,14 +165,39 @@ def main() -> int:
     """Run until told to stop. Exit status 75 (EX_TEMPFAIL): this run directory has a launcher already."""
     options = _parse(sys.argv[1:])
     options.run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if options.detach:
+        return _detach(options)
+    return _run(options, lambda: None)
+
+
+def _run(options: Options, locked: Callable[[], None]) -> int:
     lock = record.lock(options.run_dir)
     if lock is None:
         sys.stderr.write(f"a launcher runs in {options.run_dir} already (pid {record.launcher_of(options.run_dir)})\n")
         return os.EX_TEMPFAIL
     with suppress(PermissionError):
         os.setsid()  # refused if this is a session's leader already
+    locked()
     Launcher(options, Host(options)).run()
     return os.EX_OK
+
+
+def _detach(options: Options) -> int:
+    """Go on in a child that nobody waits for; return what it says about the lock."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    if os.fork():
+        os.close(writer)
+        return os.EX_OK if os.read(reader, 1) else os.EX_TEMPFAIL
+
+    def locked() -> None:
+        os.write(writer, b"1")
+        os.close(writer)
+        null = os.open(os.devnull, os.O_RDWR)
+        log = os.open(options.run_dir / "launcher.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+
+    return _run(options, locked)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ class Began:
     """First event. What still runs from an earlier launcher, the newest last."""
 
     adopted: tuple[Process, ...] = ()
+    restarts: int = 0
+    """Unplanned ones so far."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ Step = tuple[State, tuple[Instruction, ...]]
 
 def handle(state: State, event: Event, now: float) -> Step:  # noqa: PLR0911 - a table: one row for each event
     match event:
-        case Began(adopted):
-            return _begin(state, adopted)
+        case Began(adopted, restarts):
+            return _begin(replace(state, restarts=restarts), adopted)
         case Spawned(process) if process.epoch and state.current:
             return replace(state, successor=process), ()
         case Spawned(process):

@@ -1,0 +1,106 @@
+"""Would Envoy take this snapshot? `envoy --mode validate` of a bootstrap that holds its resources as static ones.
+
+It opens no port, uses no shared memory and asks nobody; what only a running Envoy can refuse (an address in use) is
+not seen. The files hold private keys: a directory of its own, 0700, gone afterwards.
+"""
+
+import asyncio
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.envoy import bootstrap
+from agent.envoy.bootstrap import BootstrapSettings
+from mesh import pb
+from mesh.compile.types import Resources, Snapshot
+
+TIMEOUT_SECONDS = 30.0
+MAX_REASON = 500
+
+_LOG_HEAD = re.compile(r"^\[[^\]]*\]\[\d+\]\[(?:error|critical)\]\[\w+\] (?:\[[^\]]*\] )?")
+_NOISE = re.compile(r"^error initializing (?:config|configuration) '[^']*(?:' '[^']*)*': *", re.DOTALL)
+
+
+class Trial:
+    def __init__(self, command: str, directory: Path, settings: BootstrapSettings) -> None:
+        self._command, self._directory = command, directory
+        # Names of agent and node do not matter, but references to ADS must resolve.
+        self._inline = json.dumps(bootstrap.document(settings))
+        self._one = asyncio.Lock()
+
+    async def run(self, snapshot: Snapshot) -> str | None:
+        """Envoy's reason to refuse it, or None. One at a time: it costs a core for some 100 ms."""
+        async with self._one:
+            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="trial-", dir=self._directory) as directory:
+                path = Path(directory) / "resources.pb"
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(static_resources(snapshot))
+                return await self._validate(path)
+
+    async def _validate(self, path: Path) -> str | None:
+        process = await asyncio.create_subprocess_exec(
+            *(self._command, "--mode", "validate", "-c", str(path), "--config-yaml", self._inline),
+            *("--log-level", "error", "--concurrency", "1"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                _, words = await process.communicate()
+        except TimeoutError:
+            return f"no verdict in {TIMEOUT_SECONDS:g} s"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return reason(words.decode(errors="replace")) if process.returncode else None
+
+
+def reason(log: str) -> str:
+    """What Envoy says, without when and where it says it."""
+    lines = [_LOG_HEAD.sub("", line) for line in log.splitlines() if line.strip()]
+    words = _NOISE.sub("", " ".join(lines))
+    words = " ".join(words.replace("goo.gle/debugonly", "").split())
+    # A protobuf constraint is told after the whole message that broke it.
+    _, constraint, broken = words.rpartition("Proto constraint validation failed")
+    words = constraint + broken
+    return words[:MAX_REASON] or "refused without a reason"
+
+
+def static_resources(snapshot: Snapshot) -> bytes:
+    """An encoded Bootstrap that holds all of a snapshot. What has no static form is wrapped in what has."""
+    static = pb.Bootstrap.StaticResources()
+    resources = snapshot.resources
+    for body in _bodies(resources.get(pb.CLUSTER, {})):
+        static.clusters.add().MergeFromString(body)
+    for body in _bodies(resources.get(pb.LISTENER, {})):
+        static.listeners.add().MergeFromString(body)
+    for body in _bodies(resources.get(pb.SECRET, {})):
+        static.secrets.add().MergeFromString(body)
+    for body in _bodies(resources.get(pb.ENDPOINT, {})):
+        assignment = pb.ClusterLoadAssignment.FromString(body)
+        assignment.cluster_name = f"trial of endpoints {assignment.cluster_name}"
+        static.clusters.add(name=assignment.cluster_name, type=pb.Cluster.STATIC, load_assignment=assignment)
+    for body in _bodies(resources.get(pb.ROUTE, {})):
+        static.listeners.append(_holder(pb.RouteConfiguration.FromString(body)))
+    return pb.encode(pb.Bootstrap(static_resources=static))
+
+
+def _bodies(resources: Resources) -> Iterator[bytes]:
+    for name in sorted(resources):
+        yield resources[name].body
+
+
+def _holder(routes: pb.RouteConfiguration) -> pb.Listener:
+    manager = pb.HttpConnectionManager(stat_prefix="trial", route_config=routes)
+    manager.http_filters.add(name="router").typed_config.Pack(pb.Router())
+    listener = pb.Listener(name=f"trial of routes {routes.name}")
+    listener.address.pipe.path = "@trial"
+    listener.filter_chains.add().filters.add(name="http").typed_config.Pack(manager)
+    return listener
