@@ -1,0 +1,62 @@
+"""What the agent asks of the CA, and what came of it. Plain data: it crosses a pipe (see process)."""
+
+from mesh.model import Frozen, Identity
+
+NODE = "node"
+GATE = "gate"
+
+
+class JoinOrder(Frozen, frozen=True, kw_only=True):
+    urls: tuple[str, ...]
+    token: str
+    node: str
+    address: str
+    key_pem: str
+    """Kept until the join has succeeded: only the same key may repeat it."""
+
+
+class SignOrder(Frozen, frozen=True, kw_only=True):
+    urls: tuple[str, ...]
+    roots: tuple[str, ...]
+    trust_domain: str
+    node: str
+    own: Identity
+    """The node's identity; it may have expired, then it is renewed by proof of its key first."""
+    wanted: tuple[str, ...]
+    """`<namespace>/<service-account>`, `node` or `gate`."""
+
+
+class Order(Frozen, frozen=True, kw_only=True):
+    """One line to the helper: one of these."""
+
+    now: float
+    key: bool = False
+    """A fresh key is wanted, for a join."""
+    join: JoinOrder | None = None
+    sign: SignOrder | None = None
+
+
+class Joined(Frozen, frozen=True, kw_only=True):
+    own: Identity
+    roots: tuple[str, ...]
+    trust_domain: str
+    cluster: str
+    roles: tuple[str, ...]
+    permitted: tuple[str, ...]
+    gates: tuple[str, ...]
+    controlplanes: tuple[str, ...]
+
+
+class Outcome(Frozen, frozen=True, kw_only=True):
+    key_pem: str = ""
+    joined: Joined | None = None
+    held: dict[str, Identity] = {}
+    """What was issued, by the name it was asked for."""
+    denied: dict[str, str] = {}
+    """Name -> reason. The others are issued all the same."""
+    roots: tuple[str, ...] = ()
+    error: str = ""
+    """Why nothing more came of it."""
+    refused: bool = False
+    """The CA said no to the whole: the same again will not succeed before `retry_after` seconds, if ever."""
+    retry_after: float = 0.0
