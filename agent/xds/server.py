@@ -117,7 +117,7 @@ class XdsServer:
     async def run(self) -> None:
         """Serve until cancelled. The socket file is left for the next one to replace."""
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
-        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
         self._listen(server)
         await server.start()
@@ -151,7 +151,10 @@ class XdsServer:
                 self._on_event(StreamClosed(connection.number))
 
     async def _read(self, connection: _Connection, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
-        while (raw := await context.read()) is not grpc.aio.EOF:
+        while True:
+            raw: object = await context.read()
+            if not isinstance(raw, bytes):
+                return  # grpc.aio.EOF
             try:
                 request = wire.decode(raw)
             except wire.BadRequestError as exc:

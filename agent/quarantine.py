@@ -1,0 +1,187 @@
+"""Envoy refused something: which objects are guilty, and what takes their place?
+
+    changed  what differs from the objects that Envoy took last
+    Search   finds the guilty among them, by trials that somebody else runs (`envoy --mode validate`)
+    plan     what stands in for each of them
+    substitute   the world with these in it
+
+Pure. A trial is: compile the world in which exactly these changed objects have their new form, and ask Envoy.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from mesh.model import (
+    AuthorizationPolicy,
+    AuthorizationPolicySpec,
+    AuthorizationRule,
+    MeshConfig,
+    Object,
+    Ref,
+    World,
+)
+from mesh.model.world import Change, Removed, Upserted
+
+Objects = Mapping[Ref, Object]
+
+MAX_TRIALS = 60
+"""A trial takes some 100 ms: at most a few seconds of searching. One guilty object among 1,000 takes about 20."""
+
+InForce = Literal["nothing", "last accepted version", "deny all"]
+
+QUARANTINE_RULE = "quarantined"
+"""Name of the rule that denies in place of a refused one."""
+
+
+def changed(accepted: Objects, objects: Objects) -> frozenset[Ref]:
+    """Added, changed or removed between the two."""
+    if accepted is objects:
+        return frozenset()
+    names = {ref for ref, obj in objects.items() if accepted.get(ref) is not obj}
+    names.update(ref for ref in accepted if ref not in objects)
+    return frozenset(names)
+
+
+class Search:
+    """Delta debugging: grow the set that is accepted by halves, and blame what cannot join it.
+
+    Ask `next_trial` and answer with `result`, until it is None. The first trial is everything: if Envoy takes that,
+    the refusal cannot be reproduced. The second is nothing new: if Envoy refuses that, no change of these is guilty.
+    What depends on another guilty object, or clashes with a neighbour, is blamed too; the later one of two that clash.
+    """
+
+    def __init__(self, suspects: Iterable[Ref], *, max_trials: int = MAX_TRIALS) -> None:
+        ordered = tuple(sorted(suspects))
+        self._max, self.trials = max_trials, 0
+        self._all = frozenset(ordered)
+        self._groups: deque[tuple[Ref, ...]] = deque([ordered] if ordered else [])
+        self._accepted: frozenset[Ref] = frozenset()
+        self._guilty: list[Ref] = []
+        self._stage: Literal["whole", "base", "groups", "done"] = "whole" if ordered else "done"
+        self.verdict: Literal["searching", "found", "not reproduced", "not these"] = (
+            "searching" if ordered else "not these"
+        )
+        self.exhausted = False
+        """The trials ran out: all that was not cleared by then is called guilty."""
+
+    @property
+    def guilty(self) -> frozenset[Ref]:
+        """Known so far; all of them when the verdict is `found`."""
+        return frozenset(self._guilty)
+
+    def next_trial(self) -> frozenset[Ref] | None:
+        """Which changed objects to keep in their new form; None when the search is over."""
+        match self._stage:
+            case "whole":
+                return self._all
+            case "base":
+                return frozenset()
+            case "groups":
+                return self._accepted.union(self._groups[0])
+            case "done":
+                return None
+
+    def result(self, *, accepted: bool) -> None:
+        """What Envoy said to the last trial."""
+        assert self._stage != "done", "the search is over"
+        self.trials += 1
+        if self._stage == "groups":
+            self._judge(accepted=accepted)
+        elif accepted == (self._stage == "whole"):
+            self.verdict = "not reproduced" if accepted else "not these"
+            self._stage = "done"
+            return
+        elif self._stage == "whole":
+            self._stage = "base"
+            return
+        else:
+            self._stage = "groups"
+            self._split()
+        self._finish()
+
+    def _judge(self, *, accepted: bool) -> None:
+        if accepted:
+            self._accepted = self._accepted.union(self._groups.popleft())
+        else:
+            self._split()
+
+    def _split(self) -> None:
+        """The first group was refused: it is guilty if it is one, else its halves are tried."""
+        group = self._groups.popleft()
+        if len(group) == 1:
+            self._guilty.append(group[0])
+            return
+        half = len(group) // 2
+        self._groups.extendleft((group[half:], group[:half]))
+
+    def _finish(self) -> None:
+        if self._groups and self.trials >= self._max:
+            self.exhausted = True
+            self._guilty.extend(ref for group in self._groups for ref in group)
+            self._groups.clear()
+        if not self._groups:
+            self._stage, self.verdict = "done", "found"
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What stands in for a guilty object."""
+
+    ref: Ref
+    object: Object | None
+    """None: nothing."""
+    in_force: InForce
+
+
+def plan(guilty: Iterable[Ref], accepted: Objects, objects: Objects) -> tuple[Replacement, ...]:
+    """The last accepted version, or nothing for what is new; but never an access that the new version takes away."""
+    return tuple(_replace(ref, accepted.get(ref), objects.get(ref)) for ref in sorted(guilty))
+
+
+def _replace(ref: Ref, old: Object | None, new: Object | None) -> Replacement:
+    if isinstance(new, AuthorizationPolicy):
+        return _replace_policy(new, old if isinstance(old, AuthorizationPolicy) else None)
+    if isinstance(old, AuthorizationPolicy) and old.spec.action == "Allow":
+        return Replacement(ref, None, "nothing")  # it was deleted, so what it allowed stays taken away
+    if isinstance(old, MeshConfig) and isinstance(new, MeshConfig) and new.spec.authorization_default == "Deny":
+        old = msgspec.structs.replace(old, spec=msgspec.structs.replace(old.spec, authorization_default="Deny"))
+    return Replacement(ref, old, "last accepted version" if old is not None else "nothing")
+
+
+def _replace_policy(new: AuthorizationPolicy, old: AuthorizationPolicy | None) -> Replacement:
+    comparable = old is not None and (old.spec.target, old.spec.action) == (new.spec.target, new.spec.action)
+    rules = old.spec.rules if old is not None and comparable else ()
+    if new.spec.action == "Deny":
+        if old is not None and comparable and all(rule in rules for rule in new.spec.rules):
+            return Replacement(new.ref, old, "last accepted version")  # it denies all that the new one does
+        everything = AuthorizationRule(name=QUARANTINE_RULE)
+        spec = AuthorizationPolicySpec(target=new.spec.target, action="Deny", rules=(everything,))
+        return Replacement(new.ref, msgspec.structs.replace(new, spec=spec), "deny all")
+    # Allow: only rules that were accepted before and are still wanted.
+    kept = tuple(rule for rule in rules if rule in new.spec.rules)
+    if old is None or not kept:
+        return Replacement(new.ref, None, "nothing")
+    spec = msgspec.structs.replace(old.spec, rules=kept)
+    return Replacement(new.ref, msgspec.structs.replace(old, spec=spec), "last accepted version")
+
+
+def keep(world: World, accepted: Objects, new: Iterable[Ref]) -> World:
+    """For a trial: the world in which, of all that changed, only these objects have their new form."""
+    back = changed(accepted, world.objects).difference(new)
+    return _with(world, {ref: accepted.get(ref) for ref in back})
+
+
+def substitute(world: World, replacements: Iterable[Replacement]) -> World:
+    """The world with these in place of the guilty."""
+    return _with(world, {r.ref: r.object for r in replacements})
+
+
+def _with(world: World, objects: Mapping[Ref, Object | None]) -> World:
+    changes: list[Change] = []
+    for ref, obj in objects.items():
+        changes.append(Removed(ref) if obj is None else Upserted(obj, world.revision))
+    return world.apply(changes, world.revision) if changes else world
