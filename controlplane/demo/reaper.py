@@ -14,13 +14,15 @@ import time
 from pathlib import Path
 
 MARK = "HOLDFAST_DEMO"
+HOST_MARK = "HOLDFAST_DEMO_HOST"
+"""Which of the demo's hosts a process belongs to."""
 PATIENCE = 10.0
 """Seconds between TERM and KILL."""
 
 
-def marked(mark: str) -> list[int]:
+def marked(mark: str, name: str = MARK) -> list[int]:
     """Processes of ours that carry the mark, this one not among them."""
-    wanted = f"{MARK}={mark}".encode()
+    wanted = f"{name}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -35,12 +37,12 @@ def _alive(entry: Path) -> bool:
     return (entry / "stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
 
 
-def end_all(mark: str, patience: float = PATIENCE, spare: frozenset[int] = frozenset()) -> list[int]:
+def end_all(mark: str, patience: float = PATIENCE, *, name: str = MARK) -> list[int]:
     """TERM, then KILL what is left, until nothing that carries the mark is alive. Returns what needed the KILL."""
     deadline = time.monotonic() + patience
     told: set[int] = set()
     killed: set[int] = set()
-    while pids := [pid for pid in marked(mark) if pid not in spare]:
+    while pids := marked(mark, name):
         late = time.monotonic() > deadline
         for pid in pids:
             if late or pid not in told:

@@ -133,7 +133,7 @@ def spiffe_id(service: str) -> str:
 
 
 def agent_settings(host: str, address: str, home: str, found: Topology, envoy: str) -> dict[str, Any]:
-    """agent.yaml of a host whose files are under `home`."""
+    """agent.yaml of a host whose files are under `home`. It joins by itself with the token put there."""
     return {
         "node": host,
         "address": address,
@@ -144,6 +144,8 @@ def agent_settings(host: str, address: str, home: str, found: Topology, envoy: s
         "gates": [p.gate_address for p in found.planes],
         "mtlsPort": MTLS_PORT,
         "scrape": f"{address}:{SCRAPE_PORT}",
+        "tokenFile": f"{home}/token",
+        "accessLog": f"{home}/access.log",
         "envoy": {"command": envoy, "concurrency": 1, "drainSeconds": 5, "parentShutdownSeconds": 8},
         "logLevel": "info",
     }

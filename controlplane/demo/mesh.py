@@ -1,0 +1,310 @@
+"""The whole demo: started in order, stopped without a rest.
+
+etcd and OpenBao -> init -> control-plane nodes -> their gates -> objects -> hosts -> first request
+"""
+
+import asyncio
+import base64
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from controlplane.cli.client import Api
+from controlplane.cli.context import Connection
+from controlplane.cli.errors import CliError
+from controlplane.demo import topology as top
+from controlplane.demo.binaries import find_bao, find_envoy, find_etcd
+from controlplane.demo.machine import MAX_SOCKET_PATH, Machine
+from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
+from controlplane.demo.process import Process, ProcessError
+from controlplane.demo.progress import Progress
+from controlplane.demo.reaper import MARK, end_all
+
+READY_SECONDS = 90.0
+POLL_SECONDS = 0.1
+
+
+class DemoError(Exception):
+    """The demo cannot run here, or one of its parts did not do its work."""
+
+
+class Mesh:
+    """`async with Mesh(folder, progress) as mesh`: up inside, gone afterwards."""
+
+    def __init__(self, folder: Path, progress: Progress, *, grace: float = 15.0) -> None:
+        from controlplane.demo.bao import Bao
+        from controlplane.demo.etcd_cluster import EtcdCluster
+
+        longest = folder / "hosts" / "gate-1" / "run" / "xds" / "ads.sock"
+        if len(str(longest).encode()) > MAX_SOCKET_PATH:
+            raise DemoError(f"{folder} is too long a path: unix sockets under it would have more than 107 bytes")
+        self.folder, self.progress, self.grace = folder, progress, grace
+        self.mark = secrets.token_hex(8)
+        self.topology = free_topology()
+        with progress.stage("find the servers (etcd is built once, which takes minutes)"):
+            self.binaries = find_etcd(progress.note)
+            self.envoy = find_envoy()
+            find_bao()
+        self.etcd = EtcdCluster(folder / "etcd", binaries=self.binaries)
+        self.bao = Bao(folder / "bao")
+        self.planes: list[PlaneNode] = []
+        self.gates: dict[str, Machine] = {}
+        self.hosts: dict[str, Machine] = {}
+        self._reaper: subprocess.Popen[bytes] | None = None
+
+    # -- what others need to know
+
+    @property
+    def connection(self) -> Connection:
+        return Connection(
+            addresses=tuple(p.url for p in self.topology.planes),
+            token=self.token_file.read_text().strip(),
+            ca=str(self.ca_file),
+            namespace=top.NAMESPACE,
+            source="the demo",
+        )
+
+    @property
+    def token_file(self) -> Path:
+        return self.folder / "admin.token"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca.pem"
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [*self.gates.values(), *self.hosts.values()]
+
+    def host(self, name: str) -> Machine:
+        return self.hosts[name]
+
+    def logs(self) -> list[Path]:
+        """Every log, for the tail of the failing part."""
+        return sorted(p for p in self.folder.rglob("*") if p.suffix == ".log" or p.name == "log")
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.progress.stage("stop"):
+            await self.stop()
+
+    async def _start(self) -> None:
+        os.environ[MARK] = self.mark
+        # If we are killed, the reaper's stdin ends, and it ends everything that carries the mark.
+        environment = {k: v for k, v in os.environ.items() if k != MARK}
+        self._reaper = subprocess.Popen(  # noqa: ASYNC220 - it only forks; nothing is waited for
+            [sys.executable, "-m", "controlplane.demo.reaper", self.mark],
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        stage = self.progress.stage
+        with stage("etcd, three members, and OpenBao"):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._start_etcd())
+                group.create_task(asyncio.to_thread(self._start_bao))
+        with stage("init: users, epoch, trust, first administrator"):
+            await asyncio.to_thread(self._init)
+        with stage("control plane, two nodes"):
+            for node in self.planes:
+                node.start()
+            for node in self.planes:
+                await asyncio.to_thread(node.wait)
+            await self.until(self._controlplane_ready, "the control plane is ready")
+        async with Api(self.connection) as api:
+            with stage("store gates, two"):
+                await self._start_gates(api)
+            with stage("namespace, services and policies"):
+                await self._apply(api)
+            with stage("hosts, five, join with one-time tokens"):
+                await self._start_hosts(api)
+            with stage("proxies apply, instances become healthy"):
+                await self.until(lambda: self.settled(api), "every proxy serves and every instance is healthy")
+
+    async def stop(self) -> None:
+        """Stop everything, from the edge inwards, and then whatever may be left. May be repeated."""
+        async with asyncio.TaskGroup() as group:
+            for machine in self.machines:
+                group.create_task(asyncio.to_thread(machine.stop))
+        async with asyncio.TaskGroup() as group:
+            for node in self.planes:
+                group.create_task(asyncio.to_thread(node.stop))
+        await asyncio.to_thread(self.bao.stop)
+        await asyncio.to_thread(self.etcd.close)
+        await asyncio.to_thread(end_all, self.mark)
+        if self._reaper and self._reaper.stdin:
+            self._reaper.stdin.close()
+            await asyncio.to_thread(self._reaper.wait)
+            self._reaper = None
+        os.environ.pop(MARK, None)
+
+    async def until(self, condition: Callable[[], Awaitable[str]], what: str, seconds: float = READY_SECONDS) -> None:
+        """Return once the condition has nothing to object; raise DemoError with its last objection after the time."""
+        deadline = time.monotonic() + seconds
+        while objection := await condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise DemoError(f"{what}: not within {seconds:g} s: {objection}")
+            self.progress.note(objection)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise ProcessError, with the end of its log, if an agent or a control-plane node ended by itself."""
+        started: list[Process] = [*(n.process for n in self.planes), *(m.agent for m in self.machines)]
+        for process in started:
+            if process.exit_code not in {None, 0}:
+                process.check()
+
+    # -- parts
+
+    async def _start_etcd(self) -> None:
+        self.etcd.launch()
+        await self.etcd.ready()
+
+    def _start_bao(self) -> None:
+        self.bao.start()
+        self.bao.set_up(top.TRUST_DOMAIN)
+
+    def _signer(self) -> dict[str, Any]:
+        return {
+            "kind": "vault",
+            "address": self.bao.address,
+            "caFile": str(self.bao.ca_file),
+            "mount": "pki",
+            "roleIdFile": str(self.bao.role_id_file),
+            "secretIdFile": str(self.bao.secret_id_file),
+        }
+
+    def _init(self) -> None:
+        seal_key = self.folder / "seal.key"
+        seal_key.touch(mode=0o600)
+        seal_key.write_text(base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+        for plane in self.topology.planes:
+            home = self.folder / plane.name
+            settings = plane_settings(
+                plane,
+                home,
+                self.topology,
+                etcd=self.etcd.endpoints,
+                pki=self.etcd.pki,
+                seal_key=seal_key,
+                signer=self._signer(),
+            )
+            self.planes.append(PlaneNode(plane, home, settings))
+            self.planes[-1].write()
+
+    async def _controlplane_ready(self) -> str:
+        async with Api(self.connection, timeout=2) as api:
+            try:
+                await api.get("/v1/status")
+            except CliError as exc:
+                return exc.message
+        return ""
+
+    async def _token(self, api: Api, node: str, identities: list[str], roles: list[str]) -> str:
+        body = {"node": node, "identities": identities, "roles": roles, "ttlSeconds": 600}
+        return str((await api.call("POST", "/v1/tokens", body=body))["token"])
+
+    async def _start_gates(self, api: Api) -> None:
+        for plane in self.topology.planes:
+            home = self.folder / "hosts" / plane.gate
+            settings = top.agent_settings(plane.gate, plane.address, str(home), self.topology, str(self.envoy))
+            settings["gate"] = gate_settings(plane, etcd=self.etcd.endpoints, pki=self.etcd.pki)
+            machine = Machine(plane.gate, home, self.mark, settings=settings)
+            self.gates[plane.gate] = machine
+            machine.write(await self._token(api, plane.gate, [], ["agent", "gate"]))
+            machine.start()
+        for plane in self.topology.planes:
+            agent = self.gates[plane.gate].agent
+            await asyncio.to_thread(agent.wait_for_port, plane.address, top.GATE_PORT, timeout=READY_SECONDS)
+
+    async def _apply(self, api: Api) -> None:
+        config = await api.get("/v1/objects/meshconfigs/default")
+        config["spec"]["livenessGraceSeconds"] = self.grace
+        await api.call("POST", "/v1/apply", body={"objects": [config, *top.objects()], "delete": [], "dryRun": False})
+
+    async def _start_hosts(self, api: Api) -> None:
+        for host in self.topology.hosts:
+            home = self.folder / "hosts" / host.name
+            settings = top.agent_settings(host.name, host.address, str(home), self.topology, str(self.envoy))
+            machine = Machine(
+                host.name,
+                home,
+                self.mark,
+                settings=settings,
+                definition=top.service_definition(host),
+                application=application(host),
+            )
+            self.hosts[host.name] = machine
+            machine.write(await self._token(api, host.name, [host.identity], ["agent"]))
+            machine.start()
+
+    async def settled(self, api: Api) -> str:
+        """What is still missing until the mesh is whole; empty when it is."""
+        try:
+            proxies = {p["node"]: p for p in (await api.get("/v1/proxies"))["items"]}
+            endpoints = (await api.get("/v1/objects/endpoints", {"namespace": top.NAMESPACE}))["items"]
+        except CliError as exc:
+            return exc.message
+        for name in [*self.gates, *self.hosts]:
+            phase = proxies.get(name, {}).get("phase", "not connected")
+            if phase != "serving":
+                return f"{name}: {phase}"
+        healthy = {e["spec"]["node"] for e in endpoints if e["spec"].get("health") == "healthy"}
+        if missing := [name for name in self.hosts if name not in healthy]:
+            return f"no healthy endpoint on {', '.join(missing)}"
+        return ""
+
+
+def application(host: top.Host) -> list[str]:
+    """Arguments of a host's application."""
+    found = [host.service, "--name", host.name, "--listen", f"{host.address}:{host.port}"]
+    if host.service == "web":
+        ports = dict(host.calls)
+        found += ["--api", f"{host.address}:{ports['api']}", "--db", f"{host.address}:{ports['db']}"]
+    return found
+
+
+def free_topology() -> top.Topology:
+    """The first block of loopback addresses on which nobody listens yet.
+
+    Raises:
+        DemoError: there is none, with the reason of the last one.
+
+    """
+    reason = ""
+    for block in top.BLOCKS:
+        found = top.topology(block)
+        try:
+            with contextlib.ExitStack() as stack:
+                for place in top.bound(found):
+                    probe = stack.enter_context(socket.socket())
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(place)
+        except OSError as exc:
+            reason = f"{place[0]}:{place[1]}: {exc.strerror}"
+            continue
+        return found
+    raise DemoError(f"no free block of loopback addresses for the demo ({reason})")
+
+
+__all__ = ["DemoError", "Mesh", "ProcessError"]
