@@ -93,6 +93,17 @@ class Lease(Protocol):
         """End it now. May be repeated."""
 
 
+class Watch(Protocol):
+    """A watch under way: an async iterator that can be closed."""
+
+    def __aiter__(self) -> AsyncIterator[Batch]: ...
+
+    async def __anext__(self) -> Batch: ...
+
+    async def aclose(self) -> None:
+        """End it, at the server too. May be repeated."""
+
+
 class Store(Protocol):
     """Who opens a store closes it. All methods may be called concurrently."""
 
@@ -113,7 +124,7 @@ class Store(Protocol):
     async def lease(self, ttl: int) -> Lease:
         """Grant a lease of ttl seconds."""
 
-    def watch(self, ranges: Sequence[Range]) -> AsyncIterator[Batch]:
+    def watch(self, ranges: Sequence[Range]) -> Watch:
         """Changes at and after each range's start, in order, one batch a revision and range.
 
         Within a range revisions only grow. Between ranges there is no promise: what must be seen together lies in one

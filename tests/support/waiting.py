@@ -1,44 +1,43 @@
-"""Wait for a condition with a deadline: what tests use where others would sleep."""
+"""Waiting for a condition with a deadline: the only waiting that tests do."""
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 T = TypeVar("T")
 
-STEP = 0.02
+POLL = 0.01
 
 
-def eventually(condition: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
-    """Call until the result is true, and return it. AssertionError after the deadline, with the last result or error."""
-    deadline = time.monotonic() + within
+def eventually(check: Callable[[], T], *, timeout: float = 10.0, what: str = "") -> T:
+    """Call until the answer is true, and return it. An AssertionError of the check is tried again, too."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
-            last: object = condition()
-            if last:
-                return cast("T", last)
+            if answer := check():
+                return answer
+            reason = f"last answer: {answer!r}"
         except AssertionError as exc:
-            last = exc
+            reason = f"last failure: {exc}"
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within:g} s: {what or condition}; at the end: {last!r}")
-        time.sleep(STEP)
+            raise AssertionError(f"{what or 'the condition'}: not within {timeout:g} s; {reason}")
+        time.sleep(POLL)
 
 
-async def aeventually(condition: Callable[[], T | Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
-    """As eventually, for a condition that may be a coroutine function, beside a running loop."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
+async def aeventually(check: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, what: str = "") -> T:
+    """The same inside a loop; the check may be async."""
+    deadline = time.monotonic() + timeout
     while True:
         try:
-            last: object = condition()
-            if inspect.isawaitable(last):
-                last = await last
-            if last:
-                return cast("T", last)
+            answer = check()
+            if isinstance(answer, Awaitable):
+                answer = await answer
+            if answer:
+                return answer
+            reason = f"last answer: {answer!r}"
         except AssertionError as exc:
-            last = exc
-        if loop.time() > deadline:
-            raise AssertionError(f"not within {within:g} s: {what or condition}; at the end: {last!r}")
-        await asyncio.sleep(STEP)
+            reason = f"last failure: {exc}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what or 'the condition'}: not within {timeout:g} s; {reason}")
+        await asyncio.sleep(POLL)
