@@ -7,7 +7,6 @@ issuing hundreds of certificates a second is not paced by the disk. A log that w
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,17 +16,13 @@ import msgspec
 import structlog
 
 from mesh.aio import pause
+from mesh.obs import redact
 
 log = structlog.get_logger(__name__)
 
-HIDDEN = "(hidden)"
-_SECRET_NAME = re.compile(r"token|secret|password|authorization|private|_key\Z|\Akey\Z", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"hf[a-z]?1\.[A-Za-z0-9_.\-]+|-----BEGIN[A-Z ]*PRIVATE KEY-----.*", re.DOTALL)
-MAX_TEXT = 2000
-
 
 class AuditLog:
-    """Who opens it closes it. A line that cannot be written is an error of the caller's request: no audit, no act."""
+    """Who opens it closes it."""
 
     def __init__(self, path: Path, clock: Callable[[], float], *, sync: Literal["always", "batch"] = "batch") -> None:
         self._path, self._clock, self._sync = path, clock, sync
@@ -39,10 +34,9 @@ class AuditLog:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def record(self, event: str, **fields: object) -> None:
-        """Append one line. Fields with secrets in name or text are hidden."""
+        """Append one line. Fields with secrets in name or text are taken out."""
         when = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, object] = {"time": when, "event": event}
-        line.update({name: _clean(name, value) for name, value in fields.items()})
+        line = {**redact(None, "", dict(fields)), "time": when, "event": event}
         os.write(self._fd, msgspec.json.encode(line) + b"\n")
         if self._sync == "always":
             os.fsync(self._fd)
@@ -75,20 +69,3 @@ class AuditLog:
             os.fsync(self._fd)
             os.close(self._fd)
             self._fd = -1
-
-
-def _clean(name: str, value: object) -> object:  # noqa: PLR0911 - one line for each type
-    if _SECRET_NAME.search(name) and isinstance(value, str | bytes):
-        return HIDDEN
-    match value:
-        case str():
-            return _SECRET_TEXT.sub(HIDDEN, value)[:MAX_TEXT]
-        case bytes():
-            return f"({len(value)} bytes)"
-        case dict():
-            return {str(key): _clean(str(key), item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_clean("", item) for item in value]
-        case bool() | int() | float() | None:
-            return value
-    return _SECRET_TEXT.sub(HIDDEN, str(value))[:MAX_TEXT]

@@ -44,14 +44,8 @@ def grace_of(view: View) -> float:
 
 def known_lost(view: View, liveness: Liveness, now: float) -> frozenset[str]:
     """Nodes that are lost now: silent for the grace, or marked by an earlier leader and not back."""
-    marked = {
-        held.object.spec.node
-        for endpoints in view.endpoints.values()
-        for held in endpoints.values()
-        if held.object.spec.health == "lost"
-    }
     silent = liveness.lost(view.nodes_with_instances(), now, grace_of(view))
-    return silent | (frozenset(marked) - frozenset(liveness.connected))
+    return silent | (view.marked_lost() - liveness.connected)
 
 
 def services_on(view: View, nodes: frozenset[str] | set[str]) -> set[ServiceRef]:

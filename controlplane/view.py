@@ -21,6 +21,7 @@ from mesh.model import (
     Revision,
     Service,
     ServiceRef,
+    TrustBundle,
 )
 from mesh.model.world import EndpointRemoved, Removed, Undecodable, Upserted
 from mesh.store.protocol import Event
@@ -116,6 +117,19 @@ class View:
 
     def nodes_with_instances(self) -> Iterator[str]:
         return iter(self._on_node)
+
+    def bundle(self, trust_domain: str) -> TrustBundle | None:
+        held = self.objects.get(Ref("TrustBundle", "", trust_domain))
+        return held.object if held and isinstance(held.object, TrustBundle) else None
+
+    def marked_lost(self) -> frozenset[str]:
+        """Nodes with an endpoint that the leader marked as lost."""
+        return frozenset(
+            held.object.spec.node
+            for endpoints in self.endpoints.values()
+            for held in endpoints.values()
+            if held.object.spec.health == "lost"
+        )
 
     def candidates(self, instance: Instance) -> list[Held[Service]]:
         """Services that may select it: the one of its name, and those of its namespace with a selector."""

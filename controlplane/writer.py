@@ -6,7 +6,7 @@ from controlplane.commit import declare
 from controlplane.registry import Plan
 from controlplane.view import View
 from mesh import keys
-from mesh.model import Revision
+from mesh.model import Ref, Revision
 from mesh.store.errors import Conflict
 from mesh.store.protocol import Compare, Delete, Event, Op, Put, Store
 
@@ -37,6 +37,10 @@ class Writer:
             raise
         self._view.apply(_events(ops, revision), revision)
         return revision
+
+    async def look_up_node(self, name: str) -> None:
+        """See a Node that was written a moment ago."""
+        await self._refresh((keys.key_for(Ref("Node", "", name)),))
 
     async def _refresh(self, names: Iterable[str]) -> None:
         """Read what was compared, so that the next plan does not wait for the follower."""

@@ -1,0 +1,49 @@
+"""Routes -> handlers. Who may use each is `controlplane.auth.MATRIX`."""
+
+from aiohttp import web
+
+from controlplane.api import agents, health, objects, operators, watching
+from controlplane.api.context import CONTEXT, Context
+from controlplane.api.guard import Handler, guard
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/healthz", health.healthz),
+    ("GET", "/readyz", health.readyz),
+    ("GET", "/metrics", health.metrics),
+    ("GET", "/v1/whoami", operators.whoami),
+    ("GET", "/v1/kinds", objects.kinds),
+    ("GET", "/v1/objects/{plural}", objects.list_objects),
+    ("GET", "/v1/objects/{plural}/{name}", objects.get),
+    ("PUT", "/v1/objects/{plural}/{name}", objects.put),
+    ("DELETE", "/v1/objects/{plural}/{name}", objects.delete),
+    ("GET", "/v1/objects/{plural}/{namespace}/{name}", objects.get),
+    ("PUT", "/v1/objects/{plural}/{namespace}/{name}", objects.put),
+    ("DELETE", "/v1/objects/{plural}/{namespace}/{name}", objects.delete),
+    ("POST", "/v1/apply", objects.apply),
+    ("GET", "/v1/watch/{plural}", watching.watch),
+    ("GET", "/v1/status", operators.status),
+    ("GET", "/v1/proxies", operators.proxies),
+    ("GET", "/v1/proxies/{node}", operators.proxy),
+    ("GET", "/v1/proxies/{node}/config", operators.proxy_config),
+    ("GET", "/v1/backup", operators.backup),
+    ("POST", "/v1/tokens", operators.create_token),
+    ("GET", "/v1/operators", operators.list_operators),
+    ("POST", "/v1/operators", operators.create_operator),
+    ("DELETE", "/v1/operators/{name}", operators.delete_operator),
+    ("POST", "/v1/ca/rotate", operators.rotate),
+    ("GET", "/v1/roots", agents.roots),
+    ("POST", "/v1/join", agents.join),
+    ("POST", "/v1/renew", agents.renew),
+    ("POST", "/v1/sign", agents.sign),
+    ("POST", "/v1/register", agents.register),
+    ("GET", "/v1/uplink", agents.uplink),
+)
+
+
+def make_app(context: Context) -> web.Application:
+    app = web.Application(middlewares=[guard], client_max_size=context.settings.limits.body_bytes)
+    app[CONTEXT] = context
+    for method, path, handler in ROUTES:
+        # HEAD comes with GET, except where a GET has effects or never ends.
+        app.router.add_route(method, path, handler)
+    return app

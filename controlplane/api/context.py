@@ -1,0 +1,88 @@
+"""What handlers work with: put together by the daemon, found in the application."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+
+from ca.policy import Denied
+from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
+from controlplane.applier import Applier
+from controlplane.audit import AuditLog
+from controlplane.auth import Caller
+from controlplane.election import Election
+from controlplane.metrics import Metrics
+from controlplane.mirror import Mirror
+from controlplane.proxies import Proxies
+from controlplane.settings import Settings
+from controlplane.uplink import Uplinks
+from controlplane.writer import Writer
+from mesh.store.protocol import Store
+
+
+class Issuing(Protocol):
+    """ca.api.Issuer, as the API needs it."""
+
+    async def join(self, request: JoinRequest, peer_ip: str, now: float) -> JoinAnswer | Denied: ...
+
+    async def sign(self, node_name: str, request: SignRequest, now: float) -> SignAnswer | Denied: ...
+
+    async def renew(self, request: RenewRequest, now: float, peer_ip: str = "") -> Signed | Denied: ...
+
+
+class Authorities(Protocol):
+    """ca.authority.Authority, as the API needs it."""
+
+    @property
+    def roots(self) -> tuple[str, ...]: ...
+
+    def valid_until(self) -> float:
+        """End of the intermediate that issues now, unix seconds; 0: none is held."""
+
+    async def rotate(self) -> None:
+        """Issue with a new intermediate. May raise ca.signer.protocol.SignerError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    settings: Settings
+    version: str
+    trust_domain: str
+    cluster: str
+    store: Store
+    mirror: Mirror
+    applier: Applier
+    writer: Writer
+    uplinks: Uplinks
+    proxies: Proxies
+    election: Election
+    issuer: Issuing
+    authority: Authorities
+    audit: AuditLog
+    metrics: Metrics
+    wall: Callable[[], float]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set before a stop: streams end, so that clients turn to another replica."""
+    _watches: list[None] = field(default_factory=list)
+
+    @property
+    def open_watches(self) -> int:
+        return len(self._watches)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Counts a watch while it is open."""
+        self._watches.append(None)
+        try:
+            yield
+        finally:
+            self._watches.pop()
+
+
+CONTEXT: web.AppKey[Context] = web.AppKey("context", Context)
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", object)  # type: ignore[arg-type]
+NOTES: web.RequestKey[dict[str, object]] = web.RequestKey("notes", dict)
+"""What a handler adds to the request's audit line."""

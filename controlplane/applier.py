@@ -1,0 +1,106 @@
+"""The thin hand of admission: reads what a plan needs, runs its transaction, and plans again after a conflict."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from controlplane.admission import (
+    Conflicts,
+    Intent,
+    Invalid,
+    Limits,
+    Removal,
+    Result,
+    State,
+    emptied,
+    needs,
+    plan,
+    read,
+)
+from controlplane.view import Held
+from mesh import codec, keys
+from mesh.model import KINDS, Object, Ref, Revision
+from mesh.store.errors import Conflict
+from mesh.store.protocol import Store
+
+ATTEMPTS = 8
+READS = 32
+"""At the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    revision: Revision
+    results: tuple[Result, ...]
+
+
+class Applier:
+    def __init__(self, store: Store, limits: Limits, wall: Callable[[], float]) -> None:
+        self._store, self._limits, self._wall = store, limits, wall
+
+    async def apply(
+        self, documents: Sequence[object], removals: Sequence[Removal], *, author: str, dry_run: bool = False
+    ) -> Applied | Invalid | Conflicts:
+        """All of it in one transaction, or nothing and why.
+
+        Raises:
+            Conflict: others change the same objects faster than this can.
+
+        """
+        intent = read(documents, removals)
+        if isinstance(intent, Invalid):
+            return intent
+        for _ in range(ATTEMPTS):
+            state = await self._state(intent)
+            outcome = plan(
+                intent, state, author=author, now=self._wall(), new_uid=lambda: str(uuid.uuid4()), limits=self._limits
+            )
+            if isinstance(outcome, Invalid | Conflicts):
+                return outcome
+            if dry_run or outcome.transaction is None:
+                return Applied(await self._store.revision(), outcome.results)
+            try:
+                revision = await self._store.txn(outcome.transaction.compares, outcome.transaction.ops)
+            except Conflict:
+                continue
+            return Applied(revision, outcome.results)
+        raise Conflict("these objects are being changed by others; try again")
+
+    async def _state(self, intent: Intent) -> State:
+        current: dict[Ref, Held[Object]] = {}
+        unreadable: dict[Ref, Revision] = {}
+        gate = asyncio.Semaphore(READS)
+
+        async def look(ref: Ref) -> None:
+            async with gate:
+                item = await self._store.get(keys.key_for(ref))
+            if item is None:
+                return
+            try:
+                current[ref] = Held(codec.decode(ref.kind, item.value), item.revision)
+            except codec.Undecodable:
+                unreadable[ref] = item.revision
+
+        await _all([look(ref) for ref in needs(intent)])
+        contents = {namespace: await self._contents(namespace) for namespace in emptied(intent)}
+        deletions = await self._store.get(keys.DELETIONS) if intent.removals else None
+        return State(current, unreadable, contents, deletions)
+
+    async def _contents(self, namespace: str) -> list[Ref]:
+        found: list[Ref] = []
+        for kind, row in KINDS.items():
+            if row.namespaced and row.operator:
+                listing = await self._store.list(keys.prefix_for(kind, namespace))
+                found.extend(ref for item in listing.items if isinstance(ref := keys.parse(item.key), Ref))
+        return found
+
+
+async def _all(jobs: Sequence["asyncio._CoroutineLike[None]"]) -> None:
+    """Run them together; the first store error is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(job)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors

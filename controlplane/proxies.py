@@ -1,0 +1,119 @@
+"""What all proxies say, merged over the replicas: each knows those that are connected to it, and asks the others."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+import structlog
+
+from controlplane.uplink import Uplinks
+from controlplane.view import Presence, View
+
+log = structlog.get_logger(__name__)
+
+SERVER_NAME = "controlplane.holdfast"
+ASK_SECONDS = 5.0
+CONFIG_SECONDS = 20.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+Document = dict[str, Any]
+
+
+class PeerError(Exception):
+    """Another replica did not give what was asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    items: list[Document]
+    unreachable: list[str]
+    """Replicas that did not answer: their proxies are shown with what the store knows only."""
+
+
+class Proxies:
+    def __init__(self, uplinks: Uplinks, view: View, session: Callable[[], aiohttp.ClientSession]) -> None:
+        self._uplinks, self._view, self._session = uplinks, view, session
+
+    def local(self) -> list[Document]:
+        """Those connected here."""
+        now = asyncio.get_running_loop().time()
+        return [
+            {
+                "node": connection.node,
+                "replica": self._uplinks.replica,
+                "connected": True,
+                "silentSeconds": round(now - connection.heard, 3),
+                "report": msgspec.to_builtins(connection.report) if connection.report else None,
+            }
+            for connection in self._uplinks.connections()
+        ]
+
+    async def merged(self) -> Merged:
+        """Every Node of the mesh: what its proxy says, or that no replica hears it."""
+        peers = {name: peer for name, peer in self._view.replicas.items() if name != self._uplinks.replica}
+        answers = await self._ask_all(peers)
+        found: dict[str, Document] = {}
+        for items in [self.local(), *(answer for answer in answers.values() if answer is not None)]:
+            for item in items:
+                known = found.get(item["node"])
+                # A node that moved is told of twice for a moment: the replica that heard it last is right.
+                if known is None or item.get("silentSeconds", 0) < known.get("silentSeconds", 0):
+                    found[item["node"]] = item
+        lost = self._view.marked_lost()
+        for ref in self._view.objects:
+            if ref.kind == "Node" and ref.name not in found:
+                found[ref.name] = {"node": ref.name, "replica": "", "connected": False, "report": None}
+        for name, item in found.items():
+            item["lost"] = name in lost
+        unreachable = sorted(name for name, answer in answers.items() if answer is None)
+        return Merged([found[name] for name in sorted(found)], unreachable)
+
+    async def _ask_all(self, peers: Mapping[str, Presence]) -> dict[str, list[Document] | None]:
+        answers: dict[str, list[Document] | None] = {}
+
+        async def ask(name: str, peer: Presence) -> None:
+            try:
+                answer = await self._get(peer, "/v1/proxies", {"local": "1"}, ASK_SECONDS)
+                answers[name] = [item for item in answer["items"] if isinstance(item, dict) and "node" in item]
+            except (PeerError, KeyError, TypeError) as exc:
+                log.warning("replica did not answer", replica=name, error=str(exc))
+                answers[name] = None
+
+        async with asyncio.TaskGroup() as group:
+            for name, peer in peers.items():
+                group.create_task(ask(name, peer))
+        return answers
+
+    async def config(self, node: str) -> str | None:
+        """The configuration of a proxy, asked of its agent, wherever that is connected; None: nowhere.
+
+        Raises:
+            NotConnectedError, AgentError, PeerError.
+
+        """
+        if self._uplinks.connection(node):
+            return await self._uplinks.ask(node, "config")
+        for name, peer in self._view.replicas.items():
+            if name != self._uplinks.replica and node in peer.connected:
+                answer = await self._get(peer, f"/v1/proxies/{node}/config", {"local": "1"}, CONFIG_SECONDS)
+                return msgspec.json.encode(answer).decode()
+        return None
+
+    async def _get(self, peer: Presence, path: str, query: Mapping[str, str], seconds: float) -> Any:
+        try:
+            async with self._session().get(
+                peer.advertise + path,
+                params=query,
+                server_hostname=SERVER_NAME,
+                timeout=aiohttp.ClientTimeout(total=seconds),
+                allow_redirects=False,
+            ) as response:
+                raw = await response.content.read(MAX_ANSWER_BYTES)
+                if response.status != 200:
+                    raise PeerError(f"{peer.replica} answered {response.status}")
+                return msgspec.json.decode(raw)
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as exc:
+            raise PeerError(f"{peer.replica}: {exc or 'no answer in time'}") from exc
