@@ -19,6 +19,8 @@ class RegisterAnswer(Frozen, frozen=True, kw_only=True):
     revision: int
     refused: dict[str, str] = {}
     """Instance name -> reason; the others are registered."""
+    notes: dict[str, str] = {}
+    """Instance name -> why a Service does not take it as an endpoint, though it is registered."""
 
 
 class Rejected(Frozen, frozen=True, kw_only=True):
