@@ -1,4 +1,4 @@
-"""What becomes of an apply. Pure: documents and what the store holds in; one transaction, or all reasons against it, out.
+"""What becomes of an apply. Pure: documents and what the store holds in; one transaction or all faults out.
 
     read    documents -> Intent, or every violation of every document
     needs   which objects the plan must see

@@ -32,6 +32,10 @@ Progress = Callable[[str, int, int], None]
 """What is being done, how many, of how many."""
 
 
+def silent(_what: str, _done: int, _total: int) -> None:
+    """For those who do not show progress."""
+
+
 class BackupError(Exception):
     """The backup cannot be used, or the store is not one to restore into."""
 
@@ -147,7 +151,7 @@ async def restore(
     overwrite: bool,
     author: str,
     new_epoch: str,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Restored:
     """Make the store be what the backup holds.
 

@@ -36,7 +36,8 @@ def route_of(request: web.Request) -> str:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every answer of this server leaves through here."""
     context, route = request.app[CONTEXT], route_of(request)
-    started, caller = time.monotonic(), Anonymous()  # type: Caller
+    started = time.monotonic()
+    caller: Caller = Anonymous()
     request[NOTES] = {}
     response: web.StreamResponse | None = None
     status = 0
@@ -49,7 +50,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             async with asyncio.timeout(context.settings.limits.request_seconds):
                 response = await handler(request)
         status = response.status
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - the edge: the client gets an answer, the log the trace
         error = _error_of(exc, route)
         status, response = error.status, error.response()
     except asyncio.CancelledError:
