@@ -51,6 +51,7 @@ class Keeper:
         self._backoff = Backoff(rng, base=BASE, cap=CAP)
         self._jitter: dict[str, float] = {}
         self._nudged = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
         self._denied_until: dict[str, float] = {}
         self.denied: dict[str, str] = {}
         """Name -> reason, as of the last try."""
@@ -78,7 +79,9 @@ class Keeper:
             self._nudged.clear()
             delay = await self._once()
             # The machine decides whether that is still wanted then.
-            asyncio.get_running_loop().call_later(delay, self._on_due)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_due)
 
     async def _once(self) -> float:
         """Seconds until it is to be looked at again."""
