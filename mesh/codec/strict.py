@@ -91,7 +91,7 @@ def _walk(info: i.Type, value: object, path: str) -> Iterator[Violation]:
         case i.DictType():
             yield from _mapping(info, value, path)
         case i.VarTupleType() | i.ListType() | i.SetType() | i.FrozenSetType():
-            if not isinstance(value, list):
+            if not isinstance(value, list | tuple):
                 yield _expected("a list", value, path)
                 return
             for index, item in enumerate(value):
