@@ -7,6 +7,7 @@ and the serial and digest of what was issued, so that a certificate can be found
 
 import asyncio
 import ipaddress
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,7 @@ from mesh.model import Node
 from mesh.model.checks import shown
 from mesh.store.protocol import Store
 
+_HARMLESS = frozenset(string.ascii_letters + string.digits + "-./_")
 MAX_ITEMS = 256
 """Of one SignRequest."""
 
@@ -90,7 +92,7 @@ class Issuer:
             if isinstance(outcome, Denied) and not outcome.retry_after:
                 self._failures.take(peer_ip, now)
         if isinstance(outcome, Denied):
-            self._audit.record("ca.join", allowed=False, node=shown(request.node), peer=peer_ip, reason=outcome.reason)
+            self._audit.record("ca.join", allowed=False, node=_plain(request.node), peer=peer_ip, reason=outcome.reason)
         return outcome
 
     async def _join(self, request: JoinRequest, now: float) -> JoinAnswer | Denied:
@@ -220,7 +222,12 @@ class Issuer:
 
     def _refused(self, claims: Claims, wanted: str, why: Denied) -> None:
         self._audit.record(
-            "ca.issue", allowed=False, node=claims.node, method=claims.method, wanted=shown(wanted), reason=why.reason
+            "ca.issue",
+            allowed=False,
+            node=_plain(claims.node),
+            method=claims.method,
+            wanted=_plain(wanted),
+            reason=why.reason,
         )
 
     def _closed(self, peer_ip: str, now: float) -> float:
@@ -236,6 +243,11 @@ class Issuer:
         except codec.Undecodable:
             return None
         return node if isinstance(node, Node) else None
+
+
+def _plain(text: str) -> str:
+    """For the record: a name as it is, hostile text made short and printable."""
+    return text if len(text) <= 128 and not (set(text) - _HARMLESS) else shown(text)
 
 
 def _address_fault(text: str) -> str:

@@ -179,13 +179,13 @@ async def consume(
             Compare(found.key, found.revision),
             Compare(node_key(node), known.revision if known else Revision(0)),
         ]
+        ops = [Put(found.key, msgspec.json.encode(used)), Put(node_key(node), codec.encode(joined))]
         try:
-            await store.txn(
-                compares, [Put(found.key, msgspec.json.encode(used)), Put(node_key(node), codec.encode(joined))]
-            )
+            revision = await store.txn(compares, ops)
         except Conflict:
             continue  # another key, another token of this node, or an operator's edit: read again and decide again
-        return Claims(node, "join_token"), joined
+        metadata = msgspec.structs.replace(joined.metadata, resource_version=str(revision))
+        return Claims(node, "join_token"), msgspec.structs.replace(joined, metadata=metadata)
     return Denied(f"node {node} is being changed by others; try again", retry_after=1.0)
 
 
