@@ -5,10 +5,10 @@ import random
 from collections.abc import Callable
 
 import structlog
-from mesh.store.follow import Broken, Changed, Follower, Listed, Progressed, Restored
 
 from controlplane.view import Touched, View
 from mesh import keys
+from mesh.store.follow import Broken, Changed, Follower, Listed, Progressed, Restored
 from mesh.store.protocol import Store
 
 log = structlog.get_logger(__name__)
@@ -35,9 +35,11 @@ class Mirror:
     async def run(self) -> None:
         async for event in self._follower.run():
             match event:
-                case Listed(prefix, revision, events):
+                case Listed(prefix, revision, events, restored):
                     self._listed.add(prefix)
                     self.connected = True
+                    if restored:
+                        self.view.revision = revision  # another history; it may have gone back
                     touched = self.view.apply(events, revision)
                     if len(self._listed) == len(PREFIXES):
                         self.ready.set()

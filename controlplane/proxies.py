@@ -1,6 +1,7 @@
 """What all proxies say, merged over the replicas: each knows those that are connected to it, and asks the others."""
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,8 @@ class Merged:
 
 
 class Proxies:
-    def __init__(self, uplinks: Uplinks, view: View, session: Callable[[], aiohttp.ClientSession]) -> None:
-        self._uplinks, self._view, self._session = uplinks, view, session
+    def __init__(self, uplinks: Uplinks, view: View, tls: Callable[[], ssl.SSLContext]) -> None:
+        self._uplinks, self._view, self._tls = uplinks, view, tls
 
     def local(self) -> list[Document]:
         """Those connected here."""
@@ -104,13 +105,17 @@ class Proxies:
 
     async def _get(self, peer: Presence, path: str, query: Mapping[str, str], seconds: float) -> Any:
         try:
-            async with self._session().get(
-                peer.advertise + path,
-                params=query,
-                server_hostname=SERVER_NAME,
-                timeout=aiohttp.ClientTimeout(total=seconds),
-                allow_redirects=False,
-            ) as response:
+            # A session for each question: they are rare, and each sees the newest certificate.
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls())) as session,
+                session.get(
+                    peer.advertise + path,
+                    params=query,
+                    server_hostname=SERVER_NAME,
+                    timeout=aiohttp.ClientTimeout(total=seconds),
+                    allow_redirects=False,
+                ) as response,
+            ):
                 raw = await response.content.read(MAX_ANSWER_BYTES)
                 if response.status != 200:
                     raise PeerError(f"{peer.replica} answered {response.status}")

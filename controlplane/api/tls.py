@@ -1,0 +1,44 @@
+"""The server's TLS: optional client certificates of this mesh, and a context that is renewed while it serves.
+
+A listener keeps the context that it was opened with. So that one is a door only: at each handshake its name callback
+puts the newest context in its place, with the certificate and the roots that count now.
+"""
+
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class ServerTls:
+    def __init__(self, chain: Path, key: Path, roots: Iterable[str]) -> None:
+        self._current = _context(chain, key, roots)
+        self.door = _context(chain, key, roots)
+        """For the listener."""
+        self.door.sni_callback = self._enter
+
+    def renew(self, chain: Path, key: Path, roots: Iterable[str]) -> None:
+        """From the next handshake on."""
+        self._current = _context(chain, key, roots)
+
+    def _enter(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _door: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def _context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(chain, key)
+    context.load_verify_locations(cadata="\n".join(roots))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # A resumed session would outlive a change of trust.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    return context
+
+
+def client_context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
+    """To dial another replica, as this one."""
+    context = ssl.create_default_context(cadata="\n".join(roots))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(chain, key)
+    return context

@@ -1,0 +1,169 @@
+"""A replica as a CA: its signer, its intermediate, its own TLS identity, and the bundle that it publishes."""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from ca import bundle
+from ca.authority import Authority, ServerIdentity
+from ca.policy import lifetimes
+from ca.seal import Cipher
+from ca.signer.builtin import BuiltinSigner
+from ca.signer.protocol import Signer, SignerError
+from ca.signer.vault import VaultSettings, VaultSigner
+from controlplane.api.tls import ServerTls, client_context
+from controlplane.mirror import Mirror
+from controlplane.settings import Settings
+from controlplane.view import Touched
+from mesh.aio import Backoff, keep, pause
+from mesh.model import MeshConfig
+from mesh.store.errors import StoreError
+from mesh.store.protocol import Store
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 60.0
+"""Between looks at the bundle and at the own certificate's age."""
+
+
+def make_signer(
+    settings: Settings, store: Store, cipher: Cipher, trust_domain: str, clock: Callable[[], float]
+) -> Signer:
+    """The signer that the settings name. Raises SignerError if they cannot be right."""
+    wanted = settings.signer
+    if wanted.kind == "builtin":
+        return BuiltinSigner(store, cipher, trust_domain, clock=clock)
+    return VaultSigner(
+        VaultSettings(
+            address=wanted.address,
+            ca_file=wanted.ca_file,
+            role_id_file=wanted.role_id_file,
+            secret_id_file=wanted.secret_id_file,
+            mount=wanted.mount,
+        ),
+        clock=clock,
+    )
+
+
+class Issuing:
+    """Start it first: nothing can be served without a certificate of the own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        signer: Signer,
+        cipher: Cipher,
+        config: MeshConfig,
+        clock: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._store, self._clock, self._rng = store, clock, rng
+        self._directory = Path(settings.data_dir)
+        self.authority = Authority(
+            signer,
+            trust_domain=config.spec.trust_domain,
+            replica=settings.replica,
+            directory=self._directory,
+            cipher=cipher,
+            clock=clock,
+            rng=rng,
+            life=lifetimes(config.spec),
+        )
+        self._identity: ServerIdentity | None = None
+        self._files: tuple[Path, Path] | None = None
+        self._bundle_roots: tuple[str, ...] = ()
+        self._changed = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self.tls: ServerTls | None = None
+
+    async def start(self) -> None:
+        """Hold an intermediate and a server certificate; wait while the signer is away and the disk has none."""
+        backoff = Backoff(self._rng, base=0.2, cap=10.0)
+        while True:
+            try:
+                await self.authority.start()
+                self._renew_identity()
+                return
+            except SignerError as exc:
+                log.warning("waiting for the signer", error=str(exc))
+            await pause(backoff.next())
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Called when the own certificate or the trusted roots change."""
+        self._listeners.append(listener)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        return self.authority.roots
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """Roots that client certificates may lead to."""
+        return tuple(dict.fromkeys((*self.authority.roots, *self._bundle_roots)))
+
+    def valid_until(self) -> float:
+        issuer = self.authority.issuer
+        return issuer.not_after if issuer else 0.0
+
+    async def rotate(self) -> None:
+        await self.authority.rotate_now()
+        self._renew_identity()
+
+    def client(self) -> ssl.SSLContext:
+        """TLS for dialling other replicas."""
+        assert self._files is not None
+        return client_context(*self._files, self.trusted)
+
+    def follow(self, mirror: Mirror) -> None:
+        """Trust what the published bundle says, and issue as long as the MeshConfig says."""
+
+        def notice(touched: Touched) -> None:
+            if touched.config and (config := mirror.view.config):
+                self.authority.life = lifetimes(config.spec)
+            if touched.bundles and (known := mirror.view.bundle(self.authority.trust_domain)):
+                self._bundle_roots = known.spec.roots
+                self._reload()
+
+        mirror.subscribe(notice)
+
+    async def run(self) -> None:
+        """Keep the intermediate, the bundle and the own certificate fresh."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep("intermediate", self.authority.run, retry_on=SignerError, rng=self._rng))
+            group.create_task(
+                keep("bundle", self._publish, retry_on=(StoreError, bundle.BundleError), rng=self._rng, cap=10.0)
+            )
+            group.create_task(keep("identity", self._stay_valid, retry_on=SignerError, rng=self._rng))
+
+    async def _publish(self) -> None:
+        while True:
+            await bundle.publish(self._store, self.authority.trust_domain, self.authority.roots, self._clock())
+            await pause(LOOK_SECONDS)
+
+    async def _stay_valid(self) -> None:
+        while True:
+            held = self._identity
+            # Renewed at a third of its life, as everything here.
+            if held is None or self._clock() > held.not_before + (held.not_after - held.not_before) / 3:
+                self._renew_identity()
+            await pause(LOOK_SECONDS)
+
+    def _renew_identity(self) -> None:
+        self._identity = self.authority.server_identity()
+        self._files = self._identity.write(self._directory)
+        self._reload()
+
+    def _reload(self) -> None:
+        if self._files is None:
+            return
+        if self.tls is None:
+            self.tls = ServerTls(*self._files, self.trusted)
+        else:
+            self.tls.renew(*self._files, self.trusted)
+        for listener in self._listeners:
+            listener()

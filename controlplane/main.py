@@ -1,0 +1,55 @@
+"""`holdfast-controlplane`: runs a control-plane node."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from ca.seal import SealError
+from controlplane.settings import SettingsError, load
+from controlplane.setup import SetupError
+from mesh.obs import setup_logging
+
+
+@click.group()
+def main() -> None:
+    """A control-plane node of a Holdfast mesh."""
+
+
+@main.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/etc/holdfast/controlplane.yaml"),
+    show_default=True,
+    help="Settings in YAML.",
+)
+@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
+def run(config: Path, log_format: str) -> None:
+    """Serve until SIGTERM."""
+    from controlplane.daemon import run as serve
+
+    try:
+        settings = load(config)
+        setup_logging(settings.log_level, json=log_format == "json")
+        asyncio.run(serve(settings))
+    except (SettingsError, SealError, SetupError) as exc:
+        click.echo(f"error: {exc}", err=True)
+        sys.exit(2)
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
+def check(config: Path) -> None:
+    """Check a file of settings, and say everything that is wrong with it."""
+    try:
+        load(config)
+    except SettingsError as exc:
+        click.echo(f"error: {exc}", err=True)
+        sys.exit(2)
+    click.echo(f"{config} is fine")
+
+
+if __name__ == "__main__":
+    main()
