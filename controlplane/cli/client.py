@@ -68,16 +68,21 @@ class Api:
             raw = await answer.read()
         return _decode(raw)
 
-    async def lines(
+    async def lines(self, path: str, params: Params | None = None) -> AsyncIterator[Any]:
+        """A stream of JSON documents. Ends when the server ends it; raises CliError when it breaks."""
+        async for line in self.raw_lines(path, params):
+            if line.strip():
+                yield _decode(line)
+
+    async def raw_lines(
         self, path: str, params: Params | None = None, *, silence: float | None = None
-    ) -> AsyncIterator[Any]:
-        """A stream of JSON lines. Ends when the server ends it; raises CliError when it breaks."""
+    ) -> AsyncIterator[bytes]:
+        """As lines, undecoded. After `silence` seconds without a byte it is broken."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=silence)
         async with self._request("GET", path, params=params, timeout=timeout, repeatable=True) as answer:
             try:
                 async for line in answer.content:
-                    if line.strip():
-                        yield _decode(line)
+                    yield line
             except (aiohttp.ClientError, TimeoutError, OSError) as exc:
                 raise CliError(f"the stream broke: {reason(exc)}", code=Exit.UNREACHABLE) from exc
 

@@ -49,6 +49,8 @@ def get(
         return await api.get(collection(kind), params | ({"labelSelector": selector} if selector else {}))
 
     found = talk(to, work, f"reading {KINDS[kind].plural}")
+    for bad in found.get("bad") or []:
+        say(f"unreadable in the store: {bad['key']}: {bad['reason']}")
     items = [found] if name else found["items"]
     if form in {"json", "yaml"}:
         emit(found if name else {"kind": "List", "items": items, "revision": found.get("revision")}, form)

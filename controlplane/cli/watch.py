@@ -32,6 +32,7 @@ def watch(kind: str, namespace: str, all_namespaces: bool, revision: int, form: 
       holdfast watch services -A -o json | jq .object.metadata.name
     """
     from controlplane.cli.client import Api
+    from controlplane.cli.output import say
     from controlplane.cli.views import rows
 
     kind = the_kind(kind)
@@ -41,6 +42,9 @@ def watch(kind: str, namespace: str, all_namespaces: bool, revision: int, form: 
     def show(event: dict[str, Any]) -> None:
         if form == "json":
             click.echo(msgspec.json.encode(event).decode())
+            return
+        if event["type"] == "bad":
+            say(f"revision {event['revision']}: {event['key']} cannot be read: {event['reason']}")
             return
         titles, cells = rows(kind, [event["object"]], wide=False, now=time.time())
         pairs = [f"{t.lower()}={c}" for t, c in zip(titles, cells[0], strict=True) if t not in {"NAME", "NAMESPACE"}]

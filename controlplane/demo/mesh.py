@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,13 +23,14 @@ from controlplane.cli.context import Connection
 from controlplane.cli.errors import CliError
 from controlplane.demo import topology as top
 from controlplane.demo.binaries import find_bao, find_envoy, find_etcd
-from controlplane.demo.machine import MAX_SOCKET_PATH, Machine
+from controlplane.demo.machine import MAX_SOCKET_PATH, Machine, program
 from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
 from controlplane.demo.process import Process, ProcessError
 from controlplane.demo.progress import Progress
 from controlplane.demo.reaper import MARK, end_all
 
 READY_SECONDS = 90.0
+INIT_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
@@ -39,7 +41,8 @@ class DemoError(Exception):
 class Mesh:
     """`async with Mesh(folder, progress) as mesh`: up inside, gone afterwards."""
 
-    def __init__(self, folder: Path, progress: Progress, *, grace: float = 15.0) -> None:
+    def __init__(self, folder: Path, progress: Progress, *, grace: float = 15.0, workload_ttl: int = 0) -> None:
+        """Choose addresses and find the servers; `workload_ttl` in seconds, 0 for the mesh's default."""
         from controlplane.demo.bao import Bao
         from controlplane.demo.etcd_cluster import EtcdCluster
 
@@ -47,6 +50,7 @@ class Mesh:
         if len(str(longest).encode()) > MAX_SOCKET_PATH:
             raise DemoError(f"{folder} is too long a path: unix sockets under it would have more than 107 bytes")
         self.folder, self.progress, self.grace = folder, progress, grace
+        self._workload_ttl = workload_ttl
         self.mark = secrets.token_hex(8)
         self.topology = free_topology()
         with progress.stage("find the servers (etcd is built once, which takes minutes)"):
@@ -71,6 +75,10 @@ class Mesh:
             namespace=top.NAMESPACE,
             source="the demo",
         )
+
+    def connection_to(self, url: str) -> Connection:
+        """To one node alone."""
+        return replace(self.connection, addresses=(url,))
 
     @property
     def token_file(self) -> Path:
@@ -211,6 +219,19 @@ class Mesh:
             )
             self.planes.append(PlaneNode(plane, home, settings))
             self.planes[-1].write()
+        command = [
+            program("holdfast"), "init", "mesh",
+            "--config", str(self.planes[0].config),
+            "--trust-domain", top.TRUST_DOMAIN,
+            "--cluster", top.CLUSTER,
+            "--etcd-root-cert", str(self.etcd.pki / "root.pem"),
+            "--etcd-root-key", str(self.etcd.pki / "root-key.pem"),
+            "--token-file", str(self.token_file),
+            "--ca-file", str(self.ca_file),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INIT_SECONDS, check=False)
+        if done.returncode:
+            raise DemoError(f"`holdfast init mesh` failed:\n{done.stderr[-2000:]}")
 
     async def _controlplane_ready(self) -> str:
         async with Api(self.connection, timeout=2) as api:
@@ -240,6 +261,8 @@ class Mesh:
     async def _apply(self, api: Api) -> None:
         config = await api.get("/v1/objects/meshconfigs/default")
         config["spec"]["livenessGraceSeconds"] = self.grace
+        if self._workload_ttl:
+            config["spec"]["workloadTtlSeconds"] = self._workload_ttl
         await api.call("POST", "/v1/apply", body={"objects": [config, *top.objects()], "delete": [], "dryRun": False})
 
     async def _start_hosts(self, api: Api) -> None:
@@ -266,7 +289,7 @@ class Mesh:
         except CliError as exc:
             return exc.message
         for name in [*self.gates, *self.hosts]:
-            phase = proxies.get(name, {}).get("phase", "not connected")
+            phase = (proxies.get(name, {}).get("report") or {}).get("phase", "not connected")
             if phase != "serving":
                 return f"{name}: {phase}"
         healthy = {e["spec"]["node"] for e in endpoints if e["spec"].get("health") == "healthy"}

@@ -32,12 +32,6 @@ class Held(NamedTuple):
         """Hex SHA-256 over the leaf's DER: as Envoy names a caller's certificate."""
         return self.leaf.fingerprint(hashes.SHA256()).hex()
 
-    @property
-    def issuer(self) -> str:
-        """Serial of the intermediate that comes with it."""
-        certificates = x509.load_pem_x509_certificates(self.chain.encode())
-        return format(certificates[1].serial_number, "x") if len(certificates) > 1 else ""
-
 
 class Authority(NamedTuple):
     """A CA whose key we have."""

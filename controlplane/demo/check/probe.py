@@ -22,6 +22,8 @@ class Outcome(NamedTuple):
     server: str = ""
     """The SPIFFE id in the server's certificate."""
     serial: str = ""
+    issuer: str = ""
+    """Key identifier of whoever signed the server's certificate."""
 
     @property
     def answered(self) -> bool:
@@ -39,29 +41,48 @@ async def call(
     source: str = "",
 ) -> Outcome:
     """One GET on a connection of its own."""
-    server = serial = ""
+    seen = _Seen()
     try:
         async with asyncio.timeout(SECONDS):
             connection = await connect(host, port, tls=tls, sni=sni, source=source)
             try:
-                if raw := _peer(connection.writer):
-                    server, serial = spiffe_id(raw), format(raw.serial_number, "x")
+                seen = _look(connection.writer)
                 answer = await connection.get(name, path, {"connection": "close"})
             finally:
                 connection.close()
     except TimeoutError:
-        return Outcome(refused=f"silence for {SECONDS:g} s", server=server, serial=serial)
+        return Outcome(refused=f"silence for {SECONDS:g} s", **seen._asdict())
     except ssl.SSLError as exc:
-        return Outcome(refused=exc.reason or str(exc), server=server, serial=serial)
+        return Outcome(refused=exc.reason or str(exc), **seen._asdict())
     except (OSError, BadAnswerError) as exc:
-        return Outcome(refused=str(exc) or type(exc).__name__, server=server, serial=serial)
-    return Outcome(status=answer.status, body=answer.body.decode(errors="replace"), server=server, serial=serial)
+        return Outcome(refused=str(exc) or type(exc).__name__, **seen._asdict())
+    return Outcome(status=answer.status, body=answer.body.decode(errors="replace"), **seen._asdict())
 
 
-def _peer(writer: asyncio.StreamWriter) -> x509.Certificate | None:
+class _Seen(NamedTuple):
+    """What the handshake showed of the server."""
+
+    server: str = ""
+    serial: str = ""
+    issuer: str = ""
+
+
+def _look(writer: asyncio.StreamWriter) -> _Seen:
     tls = writer.get_extra_info("ssl_object")
     raw = tls.getpeercert(binary_form=True) if tls else None
-    return x509.load_der_x509_certificate(raw) if raw else None
+    if not raw:
+        return _Seen()
+    certificate = x509.load_der_x509_certificate(raw)
+    return _Seen(spiffe_id(certificate), format(certificate.serial_number, "x"), issuer(certificate))
+
+
+def issuer(certificate: x509.Certificate) -> str:
+    """The key identifier of whoever signed it, in hex; empty if it does not say."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return ""
+    return found.hex() if found else ""
 
 
 def spiffe_id(certificate: x509.Certificate) -> str:

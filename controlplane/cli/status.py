@@ -1,0 +1,115 @@
+"""`holdfast status`."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from controlplane.cli.context import Flags
+from controlplane.cli.options import connected, connection, output
+from controlplane.cli.views import span
+
+
+@click.command()
+@output("table", "json", "yaml")
+@connected
+def status(form: str, flags: Flags) -> None:
+    r"""Show the state of the mesh: control-plane nodes, store, hosts, and what is wrong with any of them.
+
+    \b
+    Examples:
+      holdfast status
+      holdfast status -o json | jq .nodes.lost
+    """
+    from controlplane.cli.client import Api
+    from controlplane.cli.output import emit, say, table, talk
+
+    async def work(api: Api) -> Any:
+        return {**await api.get("/v1/status"), "proxies": await api.get("/v1/proxies")}
+
+    found = talk(connection(flags), work, "asking the control plane")
+    if form != "table":
+        emit(found, form)
+        return
+    for line in summary(found, time.time()):
+        click.echo(line)
+    click.echo("")
+    table(
+        ["REPLICA", "LEADER", "AGENTS", "VERSION", "URL"],
+        [
+            [r["replica"], "yes" if r["leader"] else "-", str(r["connected"]), r["version"], r["advertise"]]
+            for r in found["replicas"]
+        ],
+    )
+    for line in troubles(found, time.time()):
+        say(line)
+
+
+def summary(found: Mapping[str, Any], now: float) -> list[str]:
+    """The mesh in a few lines. Pure."""
+    nodes, store = found["nodes"], found["store"]
+    runway = certificates(found)
+    lines = [
+        f"mesh           {found['trustDomain']} (cluster {found['cluster']}), version {found['version']}",
+        f"store          {'ok' if store['connected'] else 'NOT CONNECTED'}, revision {store['revision']}",
+        f"hosts          {nodes['connected']} of {nodes['known']} connected, {len(nodes['lost'])} lost",
+        f"services       {found['services']}, instances {found['instances']}, endpoints {found['endpoints']}",
+        f"proxies        {phases(found)}",
+        f"intermediate   valid for {span(found['intermediate']['notAfter'] - now)}",
+    ]
+    if runway:
+        worst = min(runway, key=lambda one: one[1] - now)
+        lines.append(f"certificates   {len(runway)}; the first ends in {span(worst[1] - now)} ({worst[0]})")
+    return lines
+
+
+def phases(found: Mapping[str, Any]) -> str:
+    """How many proxies are in which phase."""
+    counts: dict[str, int] = {}
+    for item in found["proxies"]["items"]:
+        report = item.get("report") or {}
+        phase = (report.get("phase") or "joining") if item.get("connected") else "lost" if item.get("lost") else "away"
+        counts[phase] = counts.get(phase, 0) + 1
+    return ", ".join(f"{number} {phase}" for phase, number in sorted(counts.items())) or "none"
+
+
+Runway = tuple[str, float, float]
+"""Identity on its node, end and begin of its certificate."""
+
+
+def certificates(found: Mapping[str, Any]) -> list[Runway]:
+    """Every certificate that an agent reports."""
+    return [
+        (f"{svid['spiffeId']} on {item['node']}", svid["notAfter"], svid["notBefore"])
+        for item in found["proxies"]["items"]
+        for svid in (item.get("report") or {}).get("svids") or []
+    ]
+
+
+WARN, ALARM = 0.5, 0.25
+"""Shares of a certificate's life that are left."""
+
+
+def troubles(found: Mapping[str, Any], now: float) -> list[str]:
+    """What an operator should look at. Pure."""
+    lines = [f"lost: {node}; its instances get no traffic" for node in found["nodes"]["lost"]]
+    if not found["store"]["connected"]:
+        lines.append("the store does not answer this control-plane node; running traffic goes on")
+    lines += [f"unreadable in the store: {bad['key']}: {bad['reason']}" for bad in found["store"]["bad"]]
+    if not found.get("leader"):
+        lines.append("no leader is elected: nobody is marked lost until there is one")
+    for name, end, begin in certificates(found):
+        left = (end - now) / max(1.0, end - begin)
+        if left <= 0:
+            lines.append(f"EXPIRED: {name}")
+        elif left < ALARM:
+            lines.append(f"ALARM: {name} has {span(end - now)} left, {left:.0%} of its life: renewals fail")
+        elif left < WARN:
+            lines.append(f"warning: {name} has {span(end - now)} left, {left:.0%} of its life: its renewal is late")
+    for item in found["proxies"]["items"]:
+        report = item.get("report") or {}
+        lines += [f"{item['node']}: {r['object']} is refused: {r['reason']}" for r in report.get("rejected") or []]
+        if report.get("held"):
+            lines.append(f"{item['node']}: holds back a mass deletion: {report['held']}")
+    return lines

@@ -1,0 +1,51 @@
+"""Runs the steps in order, each bounded in time; what one of them breaks does not hide what the next one finds."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from controlplane.demo.check.context import Context
+from controlplane.demo.check.result import Figure, Findings, Report, Step
+
+
+class Planned(NamedTuple):
+    number: int
+    title: str
+    run: Callable[[Context, Findings], Awaitable[None]]
+    seconds: float
+    """The most it may take."""
+
+
+async def run(planned: Sequence[Planned], context: Context, facts: dict[str, Figure]) -> Report:
+    """All steps. A step that raises has failed, with the error as its reason."""
+    began = time.monotonic()
+    steps: list[Step] = []
+    for plan in planned:
+        with context.mesh.progress.stage(f"step {plan.number}: {plan.title}"):
+            steps.append(await _one(plan, context))
+    ok = all(step.ok for step in steps)
+    tails = {} if ok else {str(path): tail(path.read_text(errors="replace")) for path in context.mesh.logs()}
+    return Report(ok=ok, seconds=round(time.monotonic() - began, 1), steps=tuple(steps), facts=facts, log_tails=tails)
+
+
+async def _one(plan: Planned, context: Context) -> Step:
+    findings, began = Findings(), time.monotonic()
+    try:
+        async with asyncio.timeout(plan.seconds):
+            await plan.run(context, findings)
+    except TimeoutError:
+        findings.failures.append(f"not done within {plan.seconds:g} s")
+    except Exception as exc:  # noqa: BLE001 - whatever went wrong, it is this step's result
+        findings.failures.append(_words(exc))
+    return findings.step(plan.number, plan.title, time.monotonic() - began)
+
+
+def _words(exc: BaseException) -> str:
+    if isinstance(exc, BaseExceptionGroup):
+        return "; ".join(_words(inner) for inner in exc.exceptions)
+    return f"{type(exc).__name__}: {exc}"
+
+
+def tail(text: str, lines: int = 15) -> str:
+    return "\n".join(text.splitlines()[-lines:])
