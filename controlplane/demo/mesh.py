@@ -95,6 +95,15 @@ class Mesh:
     def host(self, name: str) -> Machine:
         return self.hosts[name]
 
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What this demo runs on, for a report."""
+        return {
+            "liveness grace": f"{self.grace:g} s (the default is 15 s)",
+            "workload certificates": f"{self._workload_ttl or 72 * 3600} s (the default is {72 * 3600} s)",
+            "etcd": str(self.binaries.etcd),
+            "signer": f"vault, OpenBao at {self.bao.address}",
+        }
+
     def logs(self) -> list[Path]:
         """Every log, for the tail of the failing part."""
         return sorted(p for p in self.folder.rglob("*") if p.suffix == ".log" or p.name == "log")

@@ -9,6 +9,7 @@ from cryptography import x509
 from controlplane.demo.check.http1 import BadAnswerError, connect
 
 SECONDS = 5.0
+DENIED_BY = "x-holdfast-denied-by"
 
 
 class Outcome(NamedTuple):
@@ -17,6 +18,8 @@ class Outcome(NamedTuple):
     status: int = 0
     """Of the HTTP answer; 0: none came."""
     body: str = ""
+    denied_by: str = ""
+    """The rule that denied, as the answer names it."""
     refused: str = ""
     """Why no answer came."""
     server: str = ""
@@ -56,7 +59,12 @@ async def call(
         return Outcome(refused=exc.reason or str(exc), **seen._asdict())
     except (OSError, BadAnswerError) as exc:
         return Outcome(refused=str(exc) or type(exc).__name__, **seen._asdict())
-    return Outcome(status=answer.status, body=answer.body.decode(errors="replace"), **seen._asdict())
+    return Outcome(
+        status=answer.status,
+        body=answer.body.decode(errors="replace"),
+        denied_by=answer.headers.get(DENIED_BY, ""),
+        **seen._asdict(),
+    )
 
 
 class _Seen(NamedTuple):
