@@ -76,10 +76,13 @@ class Issuer:
         about: About,
         life: Callable[[], Lifetimes] = Lifetimes,
         limits: Limits = Limits(),
+        trusted: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
+        """`trusted`: all roots of this trust domain, if more than the ones that this replica's own chains lead to."""
         self._store, self._authority, self._audit, self._about, self._life = store, authority, audit, about, life
         self._per_identity, self._per_node = Buckets(limits.identity), Buckets(limits.node)
         self._failures = Buckets(limits.failed_joins)
+        self._trusted = trusted or (lambda: authority.roots)
         self._issuers: dict[tuple[str, tuple[str, ...]], verify.Issuer] = {}
 
     async def join(self, request: JoinRequest, peer_ip: str, now: float) -> JoinAnswer | Denied:
@@ -114,7 +117,7 @@ class Issuer:
             return chain
         return JoinAnswer(
             chain=chain,
-            roots=self._authority.roots,
+            roots=self._trusted(),
             trust_domain=self._about.trust_domain,
             cluster=self._about.cluster,
             node=node.metadata.name,
@@ -134,27 +137,27 @@ class Issuer:
             outcome = self._sign_item(claims, item, node, now)
             signed.append(outcome)
             await asyncio.sleep(0)  # a large batch leaves room for others between its items
-        return SignAnswer(signed=tuple(signed), roots=self._authority.roots)
+        return SignAnswer(signed=tuple(signed), roots=self._trusted())
 
     def _sign_item(self, claims: Claims, item: SignItem, node: Node | None, now: float) -> Signed:
         # Policy before cryptography: who may not have it costs nothing.
         grant = self._authorize(claims, item.identity, node, now)
         if isinstance(grant, Denied):
-            return Signed(identity=item.identity[:256], denied=grant.reason)
+            return _not(item, grant)
         key = verify.csr(item.csr)
         if isinstance(key, Denied):
             self._refused(claims, item.identity, key)
-            return Signed(identity=item.identity, denied=key.reason)
+            return _not(item, key)
         chain = self._build(claims, item.identity, grant, key, now)
         if isinstance(chain, Denied):
-            return Signed(identity=item.identity, denied=chain.reason)
+            return _not(item, chain)
         return Signed(identity=item.identity, chain=chain)
 
     async def renew(self, request: RenewRequest, now: float, peer_ip: str = "") -> Signed | Denied:
         """A node certificate, by proof of the old key; the old certificate may have expired up to 90 days ago."""
         if wait := self._closed(peer_ip, now):
             return Denied("too many failed attempts from this address", retry_after=wait)
-        proved = node_cert.prove_expired(request, self._authority.roots, self._about.trust_domain, now)
+        proved = node_cert.prove_expired(request, self._trusted(), self._about.trust_domain, now)
         if isinstance(proved, Denied):
             self._failures.take(peer_ip, now)
             self._audit.record("ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
@@ -243,6 +246,10 @@ class Issuer:
         except codec.Undecodable:
             return None
         return node if isinstance(node, Node) else None
+
+
+def _not(item: SignItem, why: Denied) -> Signed:
+    return Signed(identity=item.identity[:256], denied=why.reason, retry_after=why.retry_after)
 
 
 def _plain(text: str) -> str:

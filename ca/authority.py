@@ -5,6 +5,7 @@ held, so a Vault that is away is not felt until the runway ends.
 """
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 FILE = "intermediate.json"
 DEFAULT_LIFE = Lifetimes()
+NEW_ROOT_HOLD = 600.0
+"""Seconds that an intermediate under a root not seen before waits: the bundle is published with it at once, and every
+host must hold it before the first leaf leads to it."""
 LONGEST_WAIT = 3600.0
 """Seconds between looks at the clock: a clock that is set right must not find us asleep for days."""
 
@@ -38,6 +42,7 @@ class _Stored(msgspec.Struct, frozen=True):
     chain: str
     key: str
     jitter: float
+    ready: float = 0.0
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -57,7 +62,7 @@ class _Held:
 
     @property
     def slot(self) -> Slot:
-        return Slot(self.issuer.not_before, self.issuer.not_after, self.stored.jitter)
+        return Slot(self.issuer.not_before, self.issuer.not_after, self.stored.jitter, self.stored.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,7 @@ class Authority:
             await aio.pause(max(1.0, min(LONGEST_WAIT, step.until - self._clock())))
 
     async def rotate_now(self) -> None:
-        """Have a new intermediate signed and issue with it, whatever the time.
+        """Have a new intermediate signed and issue with it, whatever the time; later if its root is a new one.
 
         Raises:
             SignerError: the signer gives none; the old one goes on issuing.
@@ -148,7 +153,8 @@ class Authority:
         """
         async with self._lock:
             await self._do(Prepare())
-            await self._do(Activate())
+            if self._next() == Activate():
+                await self._do(Activate())
 
     def issue(self, grant: Grant, public_key: template.PublicKey, now: float) -> str | Denied:
         """The chain (PEM) for this grant: the leaf, then the intermediate. The caller verifies it (ca.verify.chain)."""
@@ -207,9 +213,14 @@ class Authority:
         key_pem = keys.new_key()
         chain = await self._signer.sign_intermediate(keys.new_csr(key_pem), self.life.intermediate)
         roots = await self._signer.roots()
-        held = _hold(_Stored(chain, key_pem, self._rng.random()), roots, self._clock())
+        now = self._clock()
+        held = _hold(_Stored(chain, key_pem, self._rng.random()), roots, now)
         if isinstance(held, Denied):
             raise SignerRefused(f"what the signer signed is not what was asked for: {held.reason}")
+        if self._current is not None and held.issuer.root_pem not in self._roots:
+            log.warning("the signer has a new root; it is published first", activate_after=now + NEW_ROOT_HOLD)
+            stored = msgspec.structs.replace(held.stored, ready=now + NEW_ROOT_HOLD)
+            held = dataclasses.replace(held, stored=stored)
         # Not yet retired roots of chains that are still in use stay known.
         return tuple(dict.fromkeys((*roots, *self._roots))), held
 

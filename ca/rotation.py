@@ -48,6 +48,8 @@ class Slot:
     not_after: float
     jitter: float
     """Drawn once, when the slot was filled, so that a restart does not draw again."""
+    ready: float = 0.0
+    """Not to be activated before: a root that is new must reach every host first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,12 @@ def step(current: Slot | None, upcoming: Slot | None, now: float) -> Step:
     """The one thing to do now. Each may be interrupted and is found again from what is on disk."""
     if upcoming is not None and upcoming.not_after <= now:
         return Retire()
-    if upcoming is not None and upcoming.not_before <= now:
+    ready = max(upcoming.not_before, upcoming.ready) if upcoming is not None else 0.0
+    if upcoming is not None and ready <= now:
         return Activate()
     if current is None:
-        return Prepare() if upcoming is None else Wait(upcoming.not_before)
+        return Prepare() if upcoming is None else Wait(ready)
     due = renew_at(current.not_before, current.not_after, current.jitter)
     if upcoming is not None:
-        return Wait(upcoming.not_before)
+        return Wait(ready)
     return Wait(due) if now < due else Prepare()

@@ -49,6 +49,8 @@ class Signed(Frozen, frozen=True, kw_only=True):
     identity: str
     chain: str = ""
     denied: str = ""
+    retry_after: float = 0.0
+    """Seconds, if it was denied and the same request may succeed later (a limit, or the CA has no issuer now)."""
 
 
 class SignAnswer(Frozen, frozen=True, kw_only=True):

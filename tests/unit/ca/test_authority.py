@@ -220,3 +220,30 @@ def test_a_clock_set_back_asks_for_a_new_intermediate_instead_of_using_one_of_th
     asyncio.run(second.start())
     assert signer.asked == 2
     assert issues(second, clock.now)
+
+
+def test_a_new_root_is_published_before_anything_is_issued_under_it(tmp_path):
+    """An operator changed the root inside Vault: hosts must hold it before the first leaf leads to it."""
+    clock = Clock()
+    first = make_authority(tmp_path, MemorySigner(DOMAIN, clock=clock), clock=clock)
+    asyncio.run(first.start())
+    old = held_issuer(first)
+    second = make_authority(tmp_path, MemorySigner(DOMAIN, clock=clock), clock=clock)
+
+    async def go():
+        await second.start()
+        await second.rotate_now()
+
+    asyncio.run(go())
+    assert held_issuer(second).chain_pem == old.chain_pem
+    assert len(second.roots) == 2
+    assert second.roots[1] == old.root_pem
+    clock.now += 599
+    asyncio.run(run_once(second))
+    assert held_issuer(second).chain_pem == old.chain_pem
+    # The hold outlives a restart.
+    third = make_authority(tmp_path, MemorySigner(DOMAIN, clock=clock), clock=clock)
+    clock.now += 2
+    asyncio.run(third.start())
+    assert held_issuer(third).root_pem == second.roots[0]
+    assert issues(third, clock.now)
