@@ -1,13 +1,11 @@
 """What operators use besides objects: tokens, other operators, status, proxies, rotation, backup."""
 
 import asyncio
-import hashlib
 
 import msgspec
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca import keys as ca_keys
 from ca.attest import join_token
 from ca.attest.join_token import BadTokenRequestError
 from controlplane import auth
@@ -63,7 +61,7 @@ async def create_token(request: web.Request) -> web.Response:
             identities=wanted.identities,
             roles=wanted.roles,
             ttl=wanted.ttl_seconds,
-            pin=pin(roots[0]),
+            pin=ca_keys.pin(roots[0]),
             now=context.wall(),
         )
     except BadTokenRequestError as exc:
@@ -71,12 +69,6 @@ async def create_token(request: web.Request) -> web.Response:
     request[NOTES].update(node=wanted.node, identities=list(wanted.identities), expires=minted.expires, id=minted.id)
     command = f"holdfast-agent join --config /etc/holdfast/agent.yaml --token {minted.token}"
     return answer({"token": minted.token, "id": minted.id, "expires": minted.expires, "join": command}, status=201)
-
-
-def pin(root_pem: str) -> str:
-    """The start of a root's SHA-256: a joining host knows by it whom it talks to."""
-    der = x509.load_pem_x509_certificate(root_pem.encode()).public_bytes(Encoding.DER)
-    return hashlib.sha256(der).hexdigest()[:32]
 
 
 async def create_operator(request: web.Request) -> web.Response:
