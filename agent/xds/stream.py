@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from agent.xds.subscription import ABSENT, Due, Pair, Subscription
+from agent.xds.subscription import ABSENT, Due, Pair, Part, Subscription
 from agent.xds.wire import Request, Send
 from mesh import pb
 from mesh.compile.types import Resource, Resources, Snapshot
@@ -25,25 +25,25 @@ class Step:
     """One row of the order. It waits while a type that it `needs` has something unanswered or held back."""
 
     type_url: str
-    removal: bool = False
+    part: Part = "upserts"
     needs: tuple[str, ...] = ()
 
 
 # Make before break (xDS protocol, "Eventual consistency considerations"). A secret that is held already is renewed
 # before what uses it; a new one is asked for by the cluster or listener that needs it, and then goes first too.
+# Listeners come and go in one response: Envoy removes first, so an address may pass from one listener to another.
 UPDATE_ORDER = (
     Step(pb.SECRET),
     Step(pb.CLUSTER),
     Step(pb.ENDPOINT),
-    Step(pb.LISTENER, needs=(pb.CLUSTER,)),
+    Step(pb.LISTENER, "both", needs=(pb.CLUSTER,)),
     Step(pb.ROUTE, needs=(pb.CLUSTER,)),
-    Step(pb.LISTENER, removal=True),
-    Step(pb.ROUTE, removal=True, needs=(pb.LISTENER,)),
-    Step(pb.CLUSTER, removal=True, needs=(pb.LISTENER, pb.ROUTE)),
-    Step(pb.ENDPOINT, removal=True, needs=(pb.CLUSTER,)),
-    Step(pb.SECRET, removal=True, needs=(pb.LISTENER, pb.CLUSTER)),
+    Step(pb.ROUTE, "removals", needs=(pb.LISTENER,)),
+    Step(pb.CLUSTER, "removals", needs=(pb.LISTENER, pb.ROUTE)),
+    Step(pb.ENDPOINT, "removals", needs=(pb.CLUSTER,)),
+    Step(pb.SECRET, "removals", needs=(pb.LISTENER, pb.CLUSTER)),
 )
-TYPES = tuple(step.type_url for step in UPDATE_ORDER if not step.removal)
+TYPES = tuple(step.type_url for step in UPDATE_ORDER if step.part != "removals")
 WHOLE = frozenset({pb.CLUSTER, pb.LISTENER})
 """Types that a proxy wants whole (wildcard): before it has asked for these, it has not applied anything."""
 
@@ -82,7 +82,7 @@ Output = Send | Acked | Nacked
 class _Flight:
     send: Send
     pairs: frozenset[Pair]
-    removal: bool
+    part: Part
     snapshot: Snapshot
 
 
@@ -147,7 +147,7 @@ class Stream:
         del self._flights[request.type_url]
         if request.error is None:
             return ()
-        self._subscriptions[request.type_url].refuse(flight.pairs, removal=flight.removal)
+        self._subscriptions[request.type_url].refuse(flight.pairs, flight.part)
         names = tuple(sorted(name for name, _ in flight.pairs))
         snapshot = flight.snapshot
         return (Nacked(snapshot.digest, snapshot.revision, request.type_url, names, request.error),)
@@ -158,7 +158,7 @@ class Stream:
             return ()
         out: list[Output] = []
         busy: set[str] = set()
-        for step in (*UPDATE_ORDER, *(Step(url) for url in self._subscriptions if url not in TYPES)):
+        for step in (*UPDATE_ORDER, *(Step(url, "both") for url in self._subscriptions if url not in TYPES)):
             subscription = self._subscriptions[step.type_url]
             if not subscription.opened:
                 continue
@@ -166,8 +166,8 @@ class Stream:
                 busy.add(step.type_url)
                 continue
             target = self._resources(step.type_url)
-            due = subscription.removals(target) if step.removal else subscription.upserts(target)
-            if due.resources or due.removed or (subscription.owes and not step.removal):
+            due = subscription.due(target, step.part)
+            if due.resources or due.removed or (subscription.owes and step.part != "removals"):
                 out.append(self._send(step, subscription, due))
             if due.withheld or step.type_url in self._flights:
                 busy.add(step.type_url)
@@ -180,7 +180,7 @@ class Stream:
             self._resend_endpoints(due.resources)
         self._count += 1
         send = Send(step.type_url, f"{self._prefix}{self._count}", due.resources, due.removed)
-        self._flights[step.type_url] = _Flight(send, due.pairs, step.removal, self._target)
+        self._flights[step.type_url] = _Flight(send, due.pairs, step.part, self._target)
         self._moved[step.type_url] = None
         return send
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mesh.compile.types import Resource, Resources
 
@@ -16,6 +17,9 @@ UNKNOWN = "\0"
 
 Pair = tuple[str, str]
 """Name and version; version ABSENT for a removal."""
+
+Part = Literal["upserts", "removals", "both"]
+"""Of what is due for a type. Upserts include the first answer to names that do not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ class Subscription:
         self.names: set[str] = set()
         self.held: dict[str, str] = {}
         self._dirty: set[str] = set()
-        self._refused: dict[bool, list[frozenset[Pair]]] = {False: [], True: []}
-        """Refused sets, of upserts (False) and of removals (True). In each, at least one member is guilty."""
+        self._refused: dict[Part, list[frozenset[Pair]]] = {}
+        """Refused sets. In each, at least one member is guilty."""
 
     def open(self, names: Iterable[str], versions: Mapping[str, str], target: Resources, *, legacy: bool) -> None:
         """The first request of a stream for this type; versions are what the client still holds from before."""
@@ -88,25 +92,23 @@ class Subscription:
             return
         self._dirty.update(changed if self.wildcard else self.names.intersection(changed))
 
-    def upserts(self, target: Resources) -> Due:
-        """What exists and is not held; and the first answer to names that do not exist."""
-        resources, absent, settled = [], [], []
+    def due(self, target: Resources, part: Part) -> Due:
+        """What the client should get to hold this target."""
+        resources, removed, settled = [], [], []
         for name in self._dirty:
             resource, held = target.get(name), self.held.get(name)
-            if resource is not None and held != resource.version:
-                resources.append(resource)
-            elif resource is None and held is None and name in self.names:
-                absent.append(name)
-            elif resource is not None or held in {None, ABSENT}:
+            if resource is not None:
+                if held == resource.version:
+                    settled.append(name)
+                elif part != "removals":
+                    resources.append(resource)
+            elif held == ABSENT or (held is None and name not in self.names):
                 settled.append(name)
+            elif part == "both" or (part == "upserts") == (held is None):
+                removed.append(name)
         self._dirty.difference_update(settled)
         resources.sort(key=lambda r: r.name)
-        return self._less_refused(Due(tuple(resources), tuple(sorted(absent))), removal=False)
-
-    def removals(self, target: Resources) -> Due:
-        """What is held and does not exist any more."""
-        gone = [name for name in self._dirty if name not in target and self.held.get(name) not in {None, ABSENT}]
-        return self._less_refused(Due(removed=tuple(sorted(gone))), removal=True)
+        return self._less_refused(Due(tuple(resources), tuple(sorted(removed))), part)
 
     def sent(self, due: Due) -> None:
         """Assume that the client takes it; `refuse` takes that back."""
@@ -121,23 +123,23 @@ class Subscription:
         self._dirty.difference_update(r.name for r in due.resources)
         self._dirty.difference_update(due.removed)
 
-    def refuse(self, pairs: frozenset[Pair], *, removal: bool) -> None:
+    def refuse(self, pairs: frozenset[Pair], part: Part) -> None:
         """The client refused a response with these pairs; no response will ever contain all of them again."""
         if not pairs:
             return
-        self._refused[removal].append(pairs)
+        self._refused.setdefault(part, []).append(pairs)
         for name, _ in pairs:
             if self.wildcard or name in self.names:
                 self.held[name] = UNKNOWN
                 self._dirty.add(name)
 
-    def _less_refused(self, due: Due, *, removal: bool) -> Due:
-        refused = self._refused[removal]
+    def _less_refused(self, due: Due, part: Part) -> Due:
+        refused = self._refused.get(part)
         if not refused:
             return due
         pairs = due.pairs
         # A set that cannot recur, since a member changed or is no longer wanted, says nothing any more.
-        self._refused[removal] = refused = [r for r in refused if r <= pairs]
+        self._refused[part] = refused = [r for r in refused if r <= pairs]
         barred = {name for r in refused for name, _ in r}
         if not barred:
             return due
