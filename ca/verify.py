@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -114,9 +114,15 @@ def certificates(pem: str) -> tuple[x509.Certificate, ...] | Denied:
     if not 1 <= len(blocks) <= MAX_CHAIN or "".join(blocks) != pem.strip() + "\n":
         return Denied(f"the chain is not 1 to {MAX_CHAIN} PEM blocks CERTIFICATE")
     try:
-        return tuple(x509.load_pem_x509_certificate(block.encode("ascii")) for block in blocks)
+        path = tuple(x509.load_pem_x509_certificate(block.encode("ascii")) for block in blocks)
+        for certificate in path:
+            # Parsed on demand by the library; what cannot be parsed must come out here and nowhere later.
+            _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if _costly(certificate.public_key()):
+                return Denied("a key of the chain is neither ECDSA nor RSA of at most 4096 bits")
     except Exception as exc:  # noqa: BLE001 - as above
         return Denied(f"the chain cannot be read ({type(exc).__name__})")
+    return path
 
 
 def split(pem: str) -> tuple[str, ...]:
@@ -160,15 +166,18 @@ def issuer(chain_pem: str, roots: Iterable[str], public_key: PublicKey | None, n
 
 
 def anchored(path: tuple[x509.Certificate, ...], roots: Iterable[str], now: float) -> str | Denied:
-    """The root, in date, that a path of signatures leads to. The dates of the path itself are the caller's matter."""
-    if any(_costly(certificate.public_key()) for certificate in path):
-        return Denied("a key of the chain is neither ECDSA nor RSA of at most 4096 bits")
+    """The root, in date, that a path (from `certificates`) leads to. The path's own dates are the caller's matter."""
+    below = 0 if _authority_fault(path[0]) else 1
     for child, parent in itertools.pairwise(path):
-        if not _signed_by(child, parent):
-            return Denied("the chain's signatures do not follow each other")
+        # A leaf that signs another is no issuer, however well its signature fits.
+        if _authority_fault(parent) or not _room_for(below, parent) or not _signed_by(child, parent):
+            return Denied("the chain's certificates do not follow from each other")
+        below += 1
     for pem in roots:
         root = x509.load_pem_x509_certificate(pem.encode("ascii"))
-        if _signed_by(path[-1], root) and not _authority_fault(root) and not _date_fault(root, now):
+        if _authority_fault(root) or _date_fault(root, now) or not _room_for(below, root):
+            continue
+        if _signed_by(path[-1], root):
             return pem
     return Denied("the chain does not lead to a root of this trust domain")
 
@@ -267,6 +276,12 @@ def _authority_fault(certificate: x509.Certificate) -> str:
     return "" if usage.value.key_cert_sign else "an issuer may not sign certificates"
 
 
+def _room_for(below: int, authority: x509.Certificate) -> bool:
+    """Does its path length allow so many authorities below it? (RFC 5280, 4.2.1.9)"""
+    limit = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    return limit is None or below <= limit
+
+
 def _date_fault(certificate: x509.Certificate, now: float) -> str:
     if _unix(certificate, "before") > now:
         return "an issuer's certificate is not valid yet"
@@ -276,7 +291,7 @@ def _date_fault(certificate: x509.Certificate, now: float) -> str:
 def _signed_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
     try:
         child.verify_directly_issued_by(parent)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True
 
