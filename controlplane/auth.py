@@ -7,7 +7,7 @@ in it is refused to everybody.
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from cryptography import x509
@@ -41,6 +41,8 @@ class Anonymous:
 class Operator:
     name: str
     role: Role
+    expires: float = field(default=0.0, compare=False)
+    """Unix seconds, of the token that was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def allowed(method: str, route: str, caller: Caller) -> bool:
     if "anybody" in who:
         return True
     match caller:
-        case Operator(_, role):
+        case Operator(role=role):
             return role in who
         case NodeCaller():
             return "node" in who
@@ -151,7 +153,7 @@ async def operator(store: Store, header: str, now: float) -> Operator | Rejected
         return Rejected(f"the record of this token cannot be read: {exc}")
     if record.expires <= now:
         return Rejected("this token has expired")
-    return Operator(record.name, record.role)
+    return Operator(record.name, record.role, record.expires)
 
 
 def machine(  # noqa: PLR0911 - one for each fault

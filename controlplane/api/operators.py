@@ -45,7 +45,7 @@ class RotateRequest(Frozen, frozen=True, kw_only=True):
 async def whoami(request: web.Request) -> web.Response:
     caller = request[CALLER]
     assert isinstance(caller, auth.Operator)
-    return answer({"name": caller.name, "role": caller.role})
+    return answer({"name": caller.name, "role": caller.role, "expires": caller.expires})
 
 
 async def create_token(request: web.Request) -> web.Response:

@@ -31,7 +31,9 @@ def apply(files: tuple[str, ...], dry_run: bool, form: str, flags: Flags) -> Non
 
     sources = read(files)
     to = connection(flags)
-    body = {"objects": [s.document for s in sources], "delete": [], "dryRun": dry_run}
+    # What `get -o yaml` prints can be applied again: status is the mesh's word, never an operator's.
+    objects = [{k: v for k, v in s.document.items() if k != "status"} for s in sources]
+    body = {"objects": objects, "delete": [], "dryRun": dry_run}
 
     async def work(api: Api) -> Any:
         # Applying the same objects again changes nothing, so a lost answer may be repeated at another node.

@@ -4,6 +4,7 @@ Server certificates are verified against the CA file for the name `controlplane.
 only the mesh's issuing policy gives that name.
 """
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -149,10 +150,15 @@ def reason(exc: BaseException) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"certificate refused: {exc.certificate_error}"
         case aiohttp.ClientConnectorError():
-            return str(exc.os_error.strerror or exc.os_error)
+            return describe(exc.os_error)
         case TimeoutError():
             return "no answer in time"
     return str(exc) or type(exc).__name__
+
+
+def describe(exc: OSError) -> str:
+    """In the system's words: asyncio puts the address there, which is told already."""
+    return os.strerror(exc.errno) if exc.errno else str(exc)
 
 
 def unreachable(connection: Connection, failures: list[str]) -> CliError:

@@ -32,14 +32,16 @@ def delete(
     to = connection(flags)
     if kind and name:
         kind = the_kind(kind)
-        _one(to, path_of(kind, namespace_of(kind, namespace, to.namespace), name), ignore_missing=ignore_missing)
-        say(f"{kind} {name} deleted")
+        path = path_of(kind, namespace_of(kind, namespace, to.namespace), name)
+        done = _one(to, path, ignore_missing=ignore_missing)
+        say(f"{kind} {name} deleted" if done else f"{kind} {name} was not there")
         return
     for line in _all(to, files, ignore_missing=ignore_missing):
         say(line)
 
 
-def _one(to: Any, path: str, *, ignore_missing: bool) -> None:
+def _one(to: Any, path: str, *, ignore_missing: bool) -> bool:
+    """Was there anything to delete?"""
     from controlplane.cli.client import Api
     from controlplane.cli.errors import CliError, Exit
     from controlplane.cli.output import talk
@@ -52,6 +54,8 @@ def _one(to: Any, path: str, *, ignore_missing: bool) -> None:
     except CliError as exc:
         if exc.exit_code != Exit.NOT_FOUND or not ignore_missing:
             raise
+        return False
+    return True
 
 
 def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from controlplane.cli.client import SERVER_NAME, tls_context
+from controlplane.cli.client import SERVER_NAME, describe, tls_context
 from controlplane.cli.errors import CliError
 
 SECONDS = 5.0
@@ -37,14 +37,23 @@ async def reach(address: str, ca: str) -> Reach:
     try:
         async with asyncio.timeout(SECONDS):
             return await _ask(address, parts.hostname or "", parts.port or 443, context)
-    except TimeoutError:
-        return Reach(address, fault=f"no answer within {SECONDS:g} s", kind="connect")
-    except ssl.SSLCertVerificationError as exc:
-        return Reach(address, fault=exc.verify_message, kind="tls")
-    except ssl.SSLError as exc:
-        return Reach(address, fault=exc.reason or str(exc), kind="tls")
-    except (OSError, ValueError, EOFError) as exc:
-        return Reach(address, fault=str(exc), kind="connect")
+    except (OSError, ValueError, TimeoutError) as exc:
+        kind, fault = _fault(exc)
+        return Reach(address, fault=fault, kind=kind)
+
+
+def _fault(exc: Exception) -> tuple[str, str]:
+    """What failed, and how."""
+    match exc:
+        case TimeoutError():
+            return "connect", f"no answer within {SECONDS:g} s"
+        case ssl.SSLCertVerificationError():
+            return "tls", exc.verify_message
+        case ssl.SSLError():
+            return "tls", exc.reason or str(exc)
+        case OSError():
+            return "connect", describe(exc)
+    return "connect", f"not an answer of a control plane: {exc}"
 
 
 async def _ask(address: str, host: str, port: int, context: ssl.SSLContext) -> Reach:

@@ -70,4 +70,5 @@ def create(node: str, identities: tuple[str, ...], gate: bool, ttl: str, out: st
         emit(answer, form)
     else:
         click.echo(answer["token"])
-        say(f"for {node}, until {answer.get('expires', '?')}. On the host:\n  {answer.get('join', '')}")
+        say(f"for {node}, once, within {ttl}. On the host:")
+        say("  holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN")
