@@ -74,7 +74,7 @@ def lifetimes(spec: MeshConfigSpec) -> Lifetimes:
     return Lifetimes(
         workload=max(MIN_TTL, float(spec.workload_ttl_seconds)),
         node=max(MIN_TTL, float(spec.node_ttl_seconds)),
-        controlplane=max(MIN_TTL, float(spec.node_ttl_seconds)),
+        controlplane=max(DAY, float(spec.node_ttl_seconds)),
         intermediate=max(MIN_TTL, float(spec.intermediate_ttl_seconds)),
     )
 

@@ -4,6 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ca import keys
 from ca.api import MAX_ITEMS, Limits
@@ -359,5 +361,26 @@ def test_a_spliced_chain_does_not_renew(tmp_path):
         for chain, signer in ((leaf + end + other_rest, key), (other_leaf + end + rest, other_key), (leaf + end, key)):
             outcome = await renewed(ca, answer, signer, NOW, chain=chain)
             assert isinstance(outcome, Denied)
+
+    run(tmp_path, scenario)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(token=st.text(), node=st.text(), address=st.text(), csr=st.text(), identity=st.text(), proof=st.text())
+def test_any_text_in_any_field_is_refused_without_an_exception_or_a_write(
+    tmp_path, token, node, address, csr, identity, proof
+):
+    async def scenario(ca):
+        await ca.put(identities=("shop/web",))
+        revision = await ca.store.revision()
+        request = JoinRequest(token=token, node=node, address=address, csr=csr)
+        assert isinstance(await ca.issuer.join(request, "192.0.2.1", NOW), Denied)
+        items = (SignItem(identity=identity, csr=csr), SignItem(identity="node", csr=csr))
+        for name in ("vm-1", node):
+            answer = await ca.issuer.sign(name, SignRequest(items=items), NOW)
+            assert all(item.denied and not item.chain for item in answer.signed)
+        renewal = RenewRequest(chain=csr, csr=csr, proof=proof)
+        assert isinstance(await ca.issuer.renew(renewal, NOW, "192.0.2.1"), Denied)
+        assert await ca.store.revision() == revision
 
     run(tmp_path, scenario)

@@ -11,6 +11,7 @@ from ca.policy import Denied
 from mesh import codec
 from mesh import keys as store_keys
 from mesh.model import Metadata, Node, NodeSpec, Revision
+from mesh.store.errors import Conflict, Unavailable
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Compare, Delete, Put
 from tests.support import tokens
@@ -157,5 +158,71 @@ def test_garbage_in_the_store_is_a_refusal(where):
         item = await store.get(key)
         await store.txn([Compare(key, item.revision if item else Revision(0))], [Put(key, b"\xff{garbage")])
         assert isinstance(await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW), Denied)
+
+    asyncio.run(go())
+
+
+class LostAnswers(MemoryStore):
+    """The next write happens, and its answer is lost."""
+
+    losing = False
+
+    async def txn(self, compares, ops):
+        revision = await super().txn(compares, ops)
+        if self.losing:
+            self.losing = False
+            raise Unavailable("no answer")
+        return revision
+
+
+def test_a_write_whose_answer_was_lost_strands_nobody():
+    async def go():
+        store, key = LostAnswers(), new_public()
+        token = await minted(store)
+        store.losing = True
+        with pytest.raises(Unavailable):
+            await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
+        assert isinstance(await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW), Denied)
+        claims, node = await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
+        assert (claims.node, node.spec.address) == ("vm-1", "10.0.0.1")
+
+    asyncio.run(go())
+
+
+def test_an_operators_edit_between_reading_and_writing_is_not_lost():
+    """The node is evicted while its host joins: the join sees it."""
+
+    class Edited(MemoryStore):
+        edits = 1
+
+        async def txn(self, compares, ops):
+            if self.edits and any(op.key == join_token.node_key("vm-1") for op in ops):
+                self.edits -= 1
+                evicted = Node(metadata=Metadata(name="vm-1"), spec=NodeSpec(evicted=True))
+                await super().txn([], [Put(join_token.node_key("vm-1"), codec.encode(evicted))])
+            return await super().txn(compares, ops)
+
+    async def go():
+        store = Edited()
+        token = await minted(store)
+        outcome = await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW)
+        assert isinstance(outcome, Denied)
+        assert "evicted" in outcome.reason
+
+    asyncio.run(go())
+
+
+def test_a_node_that_never_rests_ends_in_come_again():
+    class Restless(MemoryStore):
+        async def txn(self, compares, ops):
+            if any(op.key == join_token.node_key("vm-1") for op in ops):
+                raise Conflict("again")
+            return await super().txn(compares, ops)
+
+    async def go():
+        store = Restless()
+        outcome = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", new_public(), NOW)
+        assert isinstance(outcome, Denied)
+        assert outcome.retry_after > 0
 
     asyncio.run(go())
