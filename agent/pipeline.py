@@ -11,7 +11,7 @@ from agent import quarantine
 from agent.quarantine import Replacement
 from mesh import compile as mesh_compile
 from mesh.compile.types import Snapshot
-from mesh.model import NodeLocal, Object, Ref, World
+from mesh.model import NodeLocal, Object, Ref, Revision, World
 from mesh.model.uplink import Rejected
 
 OFFERS_KEPT = 8
@@ -45,6 +45,7 @@ class Inputs:
     world: World
     local: NodeLocal | None
     substitutes: Substitutes
+    newest: Revision = Revision(0)
 
     def same_but_endpoints(self, other: "Inputs") -> bool:
         return (
@@ -62,6 +63,8 @@ class Offer:
     world: World
     """With substitutes in place."""
     local: NodeLocal
+    newest: Revision = Revision(0)
+    """Of any range; the snapshot's revision is that of the objects alone."""
 
 
 def in_force(world: World, substitutes: Substitutes) -> World:
@@ -74,6 +77,8 @@ class Pipeline:
 
     def __init__(self, local: NodeLocal | None = None) -> None:
         self.world = World()
+        self.newest = Revision(0)
+        """Of any range in it."""
         self.local = local
         self.substitutes: Substitutes = {}
         self.accepted: Offer | None = None
@@ -85,7 +90,7 @@ class Pipeline:
 
     def inputs(self) -> Inputs:
         """What a compile would be made from now. Taken on the loop; the compile itself may run in a thread."""
-        return Inputs(self.world, self.local, self.substitutes)
+        return Inputs(self.world, self.local, self.substitutes, self.newest)
 
     def light(self, inputs: Inputs) -> bool:
         """Are at most endpoints new since the last compile? Then it is too cheap to leave the loop for."""
@@ -105,7 +110,7 @@ class Pipeline:
         if faults := mesh_compile.check(snapshot):
             raise CompileError("; ".join(faults[:5]))
         self._last = inputs
-        return Offer(snapshot, world, inputs.local)
+        return Offer(snapshot, world, inputs.local, inputs.newest)
 
     def _in_force(self, inputs: Inputs) -> World:
         """The objects keep their identity from compile to compile: its caches rely on it."""

@@ -1,7 +1,7 @@
 """Writes the last good state, away from the hot path: at most one write at a time, and rarely if they are large."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -18,7 +18,7 @@ SHARE = 20
 
 class Saver:
     def __init__(
-        self, slots: Slots[StoredWorld], gather: Callable[[], StoredWorld], counters: metrics.Counters
+        self, slots: Slots[StoredWorld], gather: Callable[[], Awaitable[StoredWorld]], counters: metrics.Counters
     ) -> None:
         self._slots, self._gather, self._counters = slots, gather, counters
         self._wanted = asyncio.Event()
@@ -43,7 +43,7 @@ class Saver:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            await asyncio.to_thread(self._slots.save, self._gather())
+            await asyncio.to_thread(self._slots.save, await self._gather())
         except OSError as exc:
             self.problem = f"the last good state cannot be written: {exc.strerror}"
             log.error("state cannot be written", error=str(exc))  # noqa: TRY400 - the reason is the message

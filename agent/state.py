@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from mesh.model import Frozen, Identity
+from mesh.store.follow import Known
 
 log = structlog.get_logger(__name__)
 
@@ -29,18 +30,15 @@ MAX_BYTES = 1 << 30
 SLOTS = (0, 1)
 
 
-class StoredKey(Frozen, frozen=True, kw_only=True):
-    value: bytes
-    revision: int
-    """Of the key's last change."""
-    created: int = 0
-
-
 class StoredRange(Frozen, frozen=True, kw_only=True):
-    """One followed range, complete up to `revision`."""
+    """One followed range, as received."""
 
-    revision: int
-    keys: dict[str, StoredKey] = {}
+    known: Known
+    """How far it was followed; its keys are those that the store still has."""
+    values: dict[str, bytes] = {}
+    """Key -> value in force. Keys that are not in `known` were deleted, and their deletion is held back."""
+    bad: dict[str, bytes] = {}
+    """Key -> a newer value that no reader understands; what is in `values`, if anything, stays in force."""
 
 
 class StoredSubstitute(Frozen, frozen=True, kw_only=True):
@@ -49,18 +47,21 @@ class StoredSubstitute(Frozen, frozen=True, kw_only=True):
     kind: str
     namespace: str = ""
     name: str
-    refused: bytes
-    """The encoded object that was refused: another one gets its own try."""
-    accepted: bytes | None = None
-    """The last one that was accepted; None: none was."""
+    refused: bytes | None = None
+    """The encoded object that was refused: another one gets its own try. None: its deletion was."""
+    refused_revision: int = 0
+    instead: bytes | None = None
+    """What is in force in its place; None: nothing."""
+    in_force: str = "nothing"
     reason: str = ""
 
 
 class StoredWorld(Frozen, frozen=True, kw_only=True):
     epoch: str = ""
-    revision: int = 0
     ranges: dict[str, StoredRange] = {}
     substitutes: tuple[StoredSubstitute, ...] = ()
+    held: str = ""
+    """Why deletions are held back, if they are."""
 
 
 class StoredIdentity(Frozen, frozen=True, kw_only=True):

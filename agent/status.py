@@ -53,6 +53,8 @@ class Facts:
     gates: tuple[str, ...] = ()
     controlplanes: tuple[str, ...] = ()
     memory: int = 0
+    applied_newest: int = 0
+    """Newest revision of any range that is in force; the report's is that of the objects alone."""
 
 
 def report(facts: Facts) -> Report:
@@ -87,6 +89,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "observed": facts.state.observed,
         "applied": facts.state.applied if facts.state.applied_digest else 0,
         "envoy": _ENVOY[facts.state.envoy],
+        "appliedNewest": facts.applied_newest,
         "world": facts.state.world,
         "store": facts.store or "connected",
         "controlplane": facts.controlplane or "connected",

@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 
 from agent import events as ev
+from agent.envoy.admin import ServerInfo
 from agent.envoy.process import EnvoyError, EnvoyState
 from mesh.aio import Backoff, pause
 
@@ -28,7 +29,7 @@ class EnvoyPort(Protocol):
     async def ensure(self) -> str: ...
     async def stop(self, *, drain: bool = True, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
     def state(self) -> EnvoyState: ...
-    async def ready(self) -> bool: ...
+    async def info(self) -> ServerInfo | None: ...
 
 
 class Supervisor:
@@ -41,6 +42,7 @@ class Supervisor:
         """Its state when it was found live."""
         self._stopping = False
         self.problem = ""
+        self.version = ""
 
     @property
     def live(self) -> bool:
@@ -97,16 +99,21 @@ class Supervisor:
                 self._post(ev.EnvoyGone())
             if state.phase in {"down", "orphaned"}:
                 return
-            if self._live is None and state.phase in {"live", "handover"} and await self._envoy.ready():
-                self._live = state
-                log.info("envoy is live", pid=state.pid, epoch=state.epoch)
-                self._post(ev.EnvoyReady())
+            if self._live is None and state.pid:
+                await self._greet(state)
             if asyncio.get_running_loop().time() - since > LONG_SECONDS:
                 crashes, since = state.restarts, asyncio.get_running_loop().time()
             if state.restarts - crashes >= CRASHES:
                 crashes = state.restarts
                 self._post(ev.EnvoyUnfit())
             await self._wait(LIVE_SECONDS if self._live else STARTING_SECONDS)
+
+    async def _greet(self, state: EnvoyState) -> None:
+        info = await self._envoy.info()
+        if info is not None and info.state == "LIVE":
+            self._live, self.version = state, info.version
+            log.info("envoy is live", pid=state.pid, epoch=state.epoch, version=info.version)
+            self._post(ev.EnvoyReady())
 
     def _lost(self, now: EnvoyState) -> bool:
         """Is the process that was live gone, other than by a hot restart?"""

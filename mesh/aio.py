@@ -104,3 +104,15 @@ async def first(*parts: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)  # noqa: TID251 - waits for the end of what was cancelled
     for task in done:
         task.result()
+
+
+async def unless(stop: asyncio.Event, wanted: Coroutine[Any, Any, T]) -> T | None:
+    """What is wanted, or None if `stop` is set first. Then it is ended where it waits; a result it has is not lost."""
+    tasks = task, stopper = asyncio.create_task(wanted), asyncio.create_task(stop.wait())  # noqa: TID251 - both end here
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        stopper.cancel()
+        await asyncio.wait(tasks)
+    return None if task.cancelled() else task.result()

@@ -2,13 +2,15 @@ import stat
 
 import pytest
 
-from agent.state import Disk, StoredIdentity, StoredKey, StoredRange, StoredWorld
+from agent.state import Disk, StoredIdentity, StoredRange, StoredWorld
 from mesh.model import Identity
+from mesh.store.follow import Known
 
 
 def world(revision: int) -> StoredWorld:
-    keys = {"/holdfast/v1/mesh/objects/x": StoredKey(value=b"\xff raw", revision=revision)}
-    return StoredWorld(epoch="e", revision=revision, ranges={"/p/": StoredRange(revision=revision, keys=keys)})
+    key = "/holdfast/v1/mesh/objects/x"
+    known = Known(revision=revision, epoch="e", keys={key: revision})
+    return StoredWorld(epoch="e", ranges={"/p/": StoredRange(known=known, values={key: b"\xff raw"})})
 
 
 def saved(tmp_path, *revisions: int) -> Disk:

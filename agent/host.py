@@ -1,0 +1,99 @@
+"""The host's own part: definitions, health and identities -> NodeLocal, and the instances to register."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+
+from agent import definitions
+from agent.health import Monitor
+from agent.identity.keeper import Keeper
+from agent.identity.orders import GATE
+from agent.settings import Settings
+from agent.state import StoredIdentity
+from agent.status import InstanceStatus
+from mesh.aio import pause
+from mesh.model import Instance, NodeLocal, ServiceDefinition
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+"""Between looks at services.d; SIGHUP and `reload` look at once."""
+
+
+class Host:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = Path(settings.services_dir)
+        self._stamp: definitions.Stamp | None = None
+        self.definitions = definitions.Definitions()
+
+    def load(self) -> bool:
+        """Read services.d if it changed. True: it says something else than before."""
+        stamp = definitions.stamp(self._folder)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        loaded = definitions.load(self._folder)
+        before, self.definitions = self.definitions, loaded
+        for problem in loaded.problems:
+            if problem not in before.problems:
+                log.error("a service definition cannot be used", problem=problem)
+        return loaded != before
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await pause(LOOK_SECONDS)
+            if await asyncio.to_thread(self.load):
+                log.info("service definitions changed", services=len(self.definitions.good))
+                on_change()
+
+    def wanted(self) -> set[str]:
+        """Identities that this host needs, besides its own."""
+        return {d.identity for d in self.definitions.good} | ({GATE} if self._settings.gate else set())
+
+    def local(self, stored: StoredIdentity) -> NodeLocal:
+        settings, wanted = self._settings, self.wanted()
+        return NodeLocal(
+            node=settings.node,
+            address=settings.address,
+            trust_domain=stored.trust_domain,
+            cluster=stored.cluster,
+            definitions=self.definitions.good,
+            identities={name: identity for name, identity in stored.held.items() if name in wanted},
+            bundle_roots=stored.roots,
+            mtls_port=settings.mtls_port,
+            gate=settings.gate,
+            access_log=settings.access_log,
+        )
+
+    def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:
+        """What to register: only what can prove who it is, so that no caller is sent to a port that cannot answer."""
+        ready = set(held)
+        return tuple(self._instance(d, monitor) for d in self.definitions.good if d.identity in ready)
+
+    def _instance(self, definition: ServiceDefinition, monitor: Monitor) -> Instance:
+        settings = self._settings
+        return definition.instance_on(settings.node, settings.address, monitor.health(definition), settings.mtls_port)
+
+    def statuses(
+        self, monitor: Monitor, keeper: Keeper, refused: "dict[str, str]", *, registered: bool
+    ) -> tuple[InstanceStatus, ...]:
+        """Each local service, in words."""
+        found = []
+        for definition in self.definitions.good:
+            name = definition.instance or f"{definition.name}-{self._settings.node}"
+            tally = monitor.tallies.get((definition.namespace, definition.name))
+            state = "yes" if registered and definition.identity in keeper.held else "no"
+            found.append(
+                InstanceStatus(
+                    service=f"{definition.name}.{definition.namespace}",
+                    identity=definition.identity,
+                    health=monitor.health(definition),
+                    reason=tally.reason if tally else "",
+                    registered=refused.get(name) or state,
+                )
+            )
+        return tuple(found)

@@ -1,0 +1,161 @@
+"""What the agent tells of itself: facts gathered from its parts, for the uplink, the admin socket and Prometheus."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from agent import events as ev
+from agent import metrics, status
+from agent.admin import AdminError, Command
+from agent.assembly import Assembly
+from agent.envoy.admin import AdminError as EnvoyAdminError
+from agent.scrape import Page
+from agent.uplink import Answers
+from mesh import pb
+from mesh.model.uplink import Report
+
+log = structlog.get_logger(__name__)
+
+PAGE_BYTES = 4096
+
+
+class Telling:
+    def __init__(self, agent: Assembly) -> None:
+        self._agent = agent
+
+    # --- facts ---
+
+    def facts(self) -> status.Facts:
+        agent = self._agent
+        state = agent.runtime.state
+        return status.Facts(
+            state=state,
+            node=agent.settings.node,
+            version=agent.outside.version,
+            started=agent.started,
+            now=agent.outside.clock(),
+            epoch=agent.watch.world.epoch,
+            envoy_version=agent.supervisor.version,
+            rejected=agent.pipeline.rejected(),
+            problems=self._problems(),
+            svids=agent.keeper.svids(),
+            resources=self._resources(),
+            held=agent.watch.held,
+            runways=agent.keeper.runways(),
+            instances=agent.host.statuses(
+                agent.monitor, agent.keeper, dict(agent.registrar.refused), registered=agent.registered
+            )
+            if agent.monitor
+            else (),
+            store=agent.store_problem,
+            controlplane=agent.uplink_problem,
+            gates=agent.gates(),
+            controlplanes=agent.controlplanes(),
+            memory=_memory(),
+            applied_newest=agent.runtime.applied_newest if state.applied_digest else 0,
+        )
+
+    def _problems(self) -> tuple[str, ...]:
+        agent = self._agent
+        found = [agent.joiner.problem, agent.supervisor.problem, agent.saver.problem, agent.watch.held]
+        if agent.registrar.problem:
+            found.append(f"registration: {agent.registrar.problem}")
+        found += [f"instance {name} is refused: {why}" for name, why in sorted(agent.registrar.refused.items())]
+        found += agent.host.definitions.problems
+        found += agent.keeper.problems()
+        if offer := agent.pipeline.offer(agent.runtime.state.offered):
+            found += [f"{p.object or agent.settings.node}: {p.path}: {p.reason}" for p in offer.snapshot.problems]
+        found += [f"{key}: {reason}" for key, reason in sorted(agent.watch.world.undecodable.items())]
+        return tuple(problem for problem in found if problem)
+
+    def _resources(self) -> dict[str, int]:
+        streams = self._agent.xds.streams()
+        return {pb.SHORT.get(url, url): count for url, count in streams[-1].held.items()} if streams else {}
+
+    def report(self) -> Report:
+        """For the uplink."""
+        return status.report(self.facts())
+
+    # --- questions ---
+
+    def answers(self) -> Answers:
+        """What the control plane may ask over the uplink."""
+        return {"config": self._config_text, "status": self._status_text}
+
+    async def _config_text(self) -> str:
+        return msgspec.json.encode(await self.config()).decode()
+
+    async def _status_text(self) -> str:
+        return msgspec.json.encode(status.document(self.facts())).decode()
+
+    async def config(self) -> Any:
+        """Envoy's own words; it leaves secrets out by itself."""
+        try:
+            return await self._agent.outside.envoy.config_dump()
+        except EnvoyAdminError as exc:
+            raise AdminError(f"Envoy does not tell its configuration: {exc}") from exc
+
+    def commands(self) -> dict[str, Command]:
+        """What the admin socket takes."""
+        return {
+            "status": self._status,
+            "config": self.config,
+            "release": self._release,
+            "reload": self._reload,
+            "stop": self._stop,
+            "drain": self._drain,
+        }
+
+    async def _status(self) -> Any:
+        return status.document(self.facts())
+
+    async def _release(self) -> Any:
+        return {"released": await self._agent.watch.release()}
+
+    async def _reload(self) -> Any:
+        return await self.reload()
+
+    async def reload(self) -> Any:
+        """Look at services.d now."""
+        agent = self._agent
+        if await asyncio.to_thread(agent.host.load):
+            agent.definitions_changed()
+        loaded = agent.host.definitions
+        return {"services": [f"{d.name}.{d.namespace}" for d in loaded.good], "problems": list(loaded.problems)}
+
+    async def _stop(self) -> Any:
+        asyncio.get_running_loop().call_soon(self._agent.runtime.post, ev.Stop())
+        return {"phase": "draining"}
+
+    async def _drain(self) -> Any:
+        self._agent.runtime.post(ev.Stop(drain=True))
+        return {"phase": self._agent.runtime.state.phase}
+
+    # --- pages ---
+
+    def pages(self) -> dict[str, Page]:
+        """For the scrape port."""
+        return {"/metrics": self._metrics, "/healthz": self._health}
+
+    async def _metrics(self) -> str:
+        agent = self._agent
+        own = metrics.page([*status.samples(self.facts()), *agent.counters.samples()])
+        try:
+            theirs = (await agent.outside.envoy.prometheus()).decode("utf-8", "replace")
+        except EnvoyAdminError:
+            return own
+        return own + theirs
+
+    async def _health(self) -> str:
+        return self._agent.runtime.state.phase + "\n"
+
+
+def _memory() -> int:
+    """Resident bytes of this process."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return 0
