@@ -23,8 +23,12 @@ from mesh.store.etcd.members import HAS_LEADER, Members
 from mesh.store.protocol import Batch, Event, Range
 
 BUFFER_BYTES = 64 * 2**20
-PROGRESS_SECONDS = 3.0
-"""How often we ask etcd how far it has delivered: the mark for quiet ranges, and a sign of life through any gate."""
+FIRST_PROGRESS_SECONDS, PROGRESS_SECONDS = 0.12, 3.0
+"""How often we ask etcd how far it has delivered: the mark for quiet ranges, and a sign of life through any gate.
+
+At first sooner, and twice as long each time: etcd answers only once a new watch has caught up, which it checks every
+0.1 s.
+"""
 
 SILENCE_SECONDS = 10.0
 """No message at all for so long, though asked: the stream is dead."""
@@ -49,6 +53,7 @@ class EtcdWatch:
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._ended: StoreError | None = None
         self._heard = self._asked = 0.0
+        self._interval = FIRST_PROGRESS_SECONDS
         self._fragments: dict[int, list[Any]] = {}
         self._out: deque[Batch] = deque()
         self._exact: set[Range] = set()
@@ -98,7 +103,6 @@ class EtcdWatch:
             # etcd answers no progress request while a start lies in the future, which on a quiet store it does. So we
             # begin one revision early, and leave out what was not asked for.
             await self._write(_create(number, watched.prefix, watched.start - 1))
-        await self._write(_PROGRESS)
 
     async def _write(self, message: Any) -> None:
         try:
@@ -144,8 +148,8 @@ class EtcdWatch:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            if now - self._asked >= PROGRESS_SECONDS and self._ended is None:
-                self._asked = now
+            if now - self._asked >= self._interval and self._ended is None:
+                self._asked, self._interval = now, min(PROGRESS_SECONDS, 2 * self._interval)
                 await self._write(_PROGRESS)
             if self._inbox:
                 raw = self._inbox.popleft()
@@ -158,7 +162,7 @@ class EtcdWatch:
                 raise Unavailable(f"{self._what}: {self._address}: silent for {SILENCE_SECONDS:g} s")
             self._wake.clear()
             try:
-                async with asyncio.timeout(PROGRESS_SECONDS):
+                async with asyncio.timeout(max(0, self._asked + self._interval - now)):
                     await self._wake.wait()
             except TimeoutError:
                 continue
