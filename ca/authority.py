@@ -108,7 +108,10 @@ class Authority:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Roots (PEM) that this replica's chains lead to, as last heard from the signer; the signing one first."""
+        """Roots (PEM) that this replica's chains lead to; first the one of what it issues and serves now.
+
+        That one is what join tokens pin, so it must be the root of the certificate that a joining host is shown.
+        """
         return self._roots
 
     @property
@@ -207,7 +210,7 @@ class Authority:
         file = _File(roots, current.stored if current else None, upcoming.stored if upcoming else None)
         sealed = self._cipher.seal(msgspec.json.encode(file), self._aad)
         await asyncio.to_thread(disk.write_private, self._path, sealed)
-        self._roots, self._current, self._upcoming = roots, current, upcoming
+        self._roots, self._current, self._upcoming = _ordered(roots, current), current, upcoming
 
     async def _prepare(self) -> tuple[tuple[str, ...], _Held]:
         key_pem = keys.new_key()
@@ -241,6 +244,11 @@ class Authority:
             if isinstance(held, Denied):
                 log.warning("an intermediate on disk is not used", error=held.reason)
             setattr(self, place, None if isinstance(held, Denied) else held)
+        self._roots = _ordered(file.roots, self._current)
+
+
+def _ordered(roots: tuple[str, ...], current: _Held | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((current.issuer.root_pem, *roots))) if current else roots
 
 
 def _hold(stored: _Stored, roots: tuple[str, ...], now: float) -> _Held | Denied:
