@@ -92,6 +92,10 @@ class World:
     endpoints: Mapping[ServiceRef, Endpoints] = field(default_factory=lambda: MappingProxyType({}))
     undecodable: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Key -> reason."""
+    endpoints_before: Mapping[ServiceRef, Endpoints] | None = field(default=None, repr=False, compare=False)
+    touched: frozenset[ServiceRef] = field(default=frozenset(), repr=False, compare=False)
+    """Services whose endpoints may differ between `endpoints_before` and `endpoints`: whoever knows the former need not
+    compare all of them."""
 
     def apply(self, changes: Iterable[Change], revision: Revision) -> "World":
         """The world after these changes."""
@@ -151,6 +155,8 @@ class _Draft:
             objects=base.objects if self._objects is None else MappingProxyType(self._objects),
             endpoints=self._services() if self._touched else base.endpoints,
             undecodable=base.undecodable if self._bad is None else MappingProxyType(self._bad),
+            endpoints_before=base.endpoints if self._touched else base.endpoints_before,
+            touched=frozenset(self._touched) if self._touched else base.touched,
         )
 
     def _writable(self) -> dict[Ref, Object]:

@@ -1,0 +1,290 @@
+"""compile: from a NodeView to a Snapshot, at the cost of what changed.
+
+The Compiler remembers its last view and what it made of it. Nothing it remembers changes an outcome: a fresh Compiler
+gives the same bytes, versions and digest for the same view.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from mesh import pb
+from mesh.compile import endpoints, gate, inbound, names, outbound, tls
+from mesh.compile.layered import Layered, over
+from mesh.compile.project import project
+from mesh.compile.types import Problem, Resource, Resources, Snapshot
+from mesh.compile.view import Frame, Inbound, NodeView, Outbound
+from mesh.model import CLUSTER_SINGLETON, NodeLocal, Ref, ServiceRef, World
+
+_MODULUS = 1 << 256
+_NO_ENDPOINTS: Mapping[str, Any] = MappingProxyType({})
+_CONFIG = Ref("MeshConfig", "", CLUSTER_SINGLETON)
+
+
+def compile(view: NodeView) -> Snapshot:  # noqa: A001 - the word of the architecture
+    """Compile from nothing."""
+    return Compiler().compile(view)
+
+
+class Compiler:
+    def __init__(self) -> None:
+        self._view: NodeView | None = None
+        self._snapshot: Snapshot | None = None
+        self._memo: dict[tuple[str, str], tuple[object, Resource]] = {}
+        self._fragments: dict[ServiceRef, endpoints.Fragments] = {}
+        self._ports: Mapping[ServiceRef, Iterable[int]] = {}
+        """Of every Service that is called, the ports."""
+        self._total = 0
+        """Sum of the hashes of all resources: adding and taking away costs what changed."""
+
+    def project(self, world: World, local: NodeLocal) -> NodeView:
+        """The view, taking over what the last one has."""
+        return project(world, local, self._view)
+
+    def compile(self, view: NodeView) -> Snapshot:
+        """The snapshot of this view."""
+        before, known = self._view, self._snapshot
+        if before is None or known is None or (before.frame is not view.frame and before.frame != view.frame):
+            snapshot = self._whole(view)
+        else:
+            snapshot = self._endpoints_only(view, before, known)
+        self._view, self._snapshot = view, snapshot
+        return snapshot
+
+    # --- the frame has changed ---
+
+    def _whole(self, view: NodeView) -> Snapshot:
+        run = _Run(view.frame, self._memo)
+        made = run.resources()
+        before = self._snapshot
+        # What is remembered changes only once all is made: an error leaves the last good state whole.
+        fragments = {service: self._fragments.get(service) or endpoints.Fragments() for service in run.wanted}
+        known = before.resources[pb.ENDPOINT] if before else {}
+        for service, ports in run.wanted.items():
+            for resource in _assignments(view, service, ports, fragments[service], known):
+                made[pb.ENDPOINT][resource.name] = resource
+        resources, changed = _keep_unchanged(before, made)
+        total = self._total
+        for url, those in changed.items():
+            total += _difference(url, those, before.resources[url] if before else {}, resources[url])
+        self._memo, self._ports, self._fragments, self._total = run.memo, run.wanted, fragments, total % _MODULUS
+        return self._finish(view, resources, changed, (*view.frame.problems, *run.problems))
+
+    def _finish(
+        self,
+        view: NodeView,
+        resources: Mapping[str, Resources],
+        changed: Mapping[str, frozenset[str]],
+        problems: tuple[Problem, ...],
+    ) -> Snapshot:
+        before = self._snapshot
+        return Snapshot(
+            revision=view.revision,
+            digest=self._total.to_bytes(32),
+            resources=resources,
+            problems=problems,
+            base=before.digest if before else b"",
+            changed=changed if before else {},
+        )
+
+    # --- only endpoints may have changed ---
+
+    def _endpoints_only(self, view: NodeView, before: NodeView, known: Snapshot) -> Snapshot:
+        old = known.resources[pb.ENDPOINT]
+        found = {
+            resource.name: resource
+            for service in _touched(before, view, self._ports)
+            for resource in _assignments(view, service, self._ports[service], self._fragments[service], old)
+            if old.get(resource.name) is not resource
+        }
+        if not found:
+            return self._finish(view, known.resources, {}, known.problems)
+        self._total = (self._total + _difference(pb.ENDPOINT, found, old, found)) % _MODULUS
+        resources = MappingProxyType({**known.resources, pb.ENDPOINT: over(old, found)})
+        return self._finish(view, resources, {pb.ENDPOINT: frozenset(found)}, known.problems)
+
+
+def _assignments(
+    view: NodeView, service: ServiceRef, ports: Iterable[int], fragments: endpoints.Fragments, known: Resources
+) -> Iterator[Resource]:
+    fragments.update(view.endpoints.get(service, _NO_ENDPOINTS))
+    for port in ports:
+        name = names.load_assignment(service, port)
+        yield _resource(name, fragments.assignment(name, port), frozenset(), known.get(name))
+
+
+def _difference(url: str, changed: Iterable[str], old: Resources, new: Resources) -> int:
+    """What a change adds to the sum of all hashes."""
+    total = 0
+    for name in changed:
+        if gone := old.get(name):
+            total -= _hash(url, gone)
+        if come := new.get(name):
+            total += _hash(url, come)
+    return total
+
+
+def _touched(before: NodeView, view: NodeView, ports: Mapping[ServiceRef, object]) -> Iterable[ServiceRef]:
+    """Services whose endpoints may have changed; by comparison only if the view does not say."""
+    if view.endpoints is before.endpoints:
+        return ()
+    if view.before is before.endpoints:
+        return [service for service in view.touched if service in ports]
+    old, new = before.endpoints, view.endpoints
+    return [service for service in ports if old.get(service) is not new.get(service)]
+
+
+def _hash(url: str, resource: Resource) -> int:
+    return int.from_bytes(hashlib.sha256(f"{url}\0{resource.name}\0{resource.version}".encode()).digest())
+
+
+def _resource(name: str, body: bytes, sources: frozenset[Ref], known: Resource | None) -> Resource:
+    """With its content hash; the known one itself, if it is the same."""
+    version = hashlib.blake2b(body, digest_size=16).hexdigest()
+    if known is not None and known.version == version and known.sources == sources:
+        return known
+    return Resource(name=name, version=version, body=body, sources=sources)
+
+
+def _keep_unchanged(
+    before: Snapshot | None, made: Mapping[str, dict[str, Resource]]
+) -> tuple[Mapping[str, Resources], dict[str, frozenset[str]]]:
+    """A type in which nothing changed keeps its mapping; of the others, the names that changed."""
+    resources: dict[str, Resources] = {}
+    changed: dict[str, frozenset[str]] = {}
+    for url, new in made.items():
+        old: Resources = before.resources[url] if before else {}
+        names_changed = {name for name, resource in new.items() if old.get(name) is not resource}
+        names_changed.update(name for name in old if name not in new)
+        if before is not None and not names_changed:
+            resources[url] = old
+        else:
+            resources[url] = Layered(new)
+            changed[url] = frozenset(names_changed)
+    return MappingProxyType(resources), changed
+
+
+class _Run:
+    """One compilation of a frame. What has the same inputs as last time is taken from the last run."""
+
+    def __init__(self, frame: Frame, memo: Mapping[tuple[str, str], tuple[object, Resource]]) -> None:
+        self._frame, self._old = frame, memo
+        self.memo: dict[tuple[str, str], tuple[object, Resource]] = {}
+        self.problems: list[Problem] = []
+        self._held = {name for name, _ in frame.identities}
+        self.wanted: dict[ServiceRef, set[int]] = {}
+        """Services and ports of which a cluster takes endpoints."""
+        self._made: dict[str, dict[str, Resource]] = {url: {} for url in pb.SHORT}
+
+    def resources(self) -> dict[str, dict[str, Resource]]:
+        self._secrets()
+        self._inbound()
+        for upstream in self._frame.outbound:
+            self._upstream(upstream)
+        self._gate()
+        return {url: dict(sorted(made.items())) for url, made in self._made.items()}
+
+    def _add(
+        self,
+        url: str,
+        name: str,
+        inputs: object,
+        make: Callable[[], pb.Message],
+        sources: Iterable[Ref] = (),
+    ) -> bool:
+        """One resource. What cannot be built is left out with a Problem, and its neighbours go on."""
+        known = self._old.get((url, name))
+        whole = (inputs, self._where(), blame := frozenset(sources))
+        if known is not None and known[0] == whole:
+            made = known[1]
+        else:
+            try:
+                body = pb.encode(make())
+            except (ValueError, TypeError, pb.EncodeError) as exc:
+                self.problems.append(Problem(min(blame, default=None), name, f"cannot be expressed: {exc}"[:300]))
+                return False
+            made = _resource(name, body, blame, known[1] if known else None)
+        self.memo[url, name] = (whole, made)
+        self._made[url][name] = made
+        return True
+
+    def _where(self) -> tuple[object, ...]:
+        """What of the host itself any resource may depend on."""
+        frame = self._frame
+        return (frame.address, frame.mtls_port, frame.trust_domain, frame.cluster, frame.access_log)
+
+    def _secrets(self) -> None:
+        frame = self._frame
+        for name, held in frame.identities:
+            self._certificate(name, held.chain_pem, held.key_pem)
+        if not frame.roots:
+            self.problems.append(Problem(None, "bundle", "no roots are known: nobody can be verified"))
+            return
+        domains = ((frame.trust_domain, frame.roots),)
+        blame = (frame.roots_source,) if frame.roots_source else ()
+        self._add(pb.SECRET, names.BUNDLE, domains, lambda: tls.bundle(domains), blame)
+
+    def _certificate(self, identity: str, chain: str, key: str) -> None:
+        name = names.secret(identity)
+        self._add(pb.SECRET, name, (chain, key), lambda: tls.certificate(identity, chain, key))
+
+    def _ready(self, identity: str) -> bool:
+        return identity in self._held and bool(self._frame.roots)
+
+    def _inbound(self) -> None:
+        frame = self._frame
+        ports = tuple(port for port in frame.inbound if self._ready(port.identity) and self._behind(port))
+        if not ports:
+            return
+        inputs = tuple(_chain_inputs(port) for port in ports)
+        sources = {Ref("Service", p.service.namespace, p.service.name) for p in ports}
+        sources.update(*(p.access.sources | {_CONFIG} for p in ports if p.protocol == "tcp"))
+        self._add(pb.LISTENER, names.INBOUND_LISTENER, inputs, lambda: inbound.listener(frame, ports), sources)
+
+    def _behind(self, port: Inbound) -> bool:
+        """What a filter chain leads to: the application, and for HTTP the route to it."""
+        service = Ref("Service", port.service.namespace, port.service.name)
+        name = names.local_cluster(port.service, port.port)
+        if not self._add(pb.CLUSTER, name, port, lambda: inbound.cluster(port), {service}):
+            return False
+        if port.protocol == "tcp":
+            return True
+        blame = {service, *port.access.sources, _CONFIG}
+        return self._add(
+            pb.ROUTE, names.inbound_route(port.service, port.port), port, lambda: inbound.route(port), blame
+        )
+
+    def _upstream(self, upstream: Outbound) -> None:
+        frame, name, blame = self._frame, outbound.name(upstream), (upstream.source,)
+        fault = upstream.fault or ("" if self._ready(upstream.identity) else outbound.NO_CERTIFICATE)
+        if not fault and not self._add(pb.CLUSTER, name, upstream, lambda: outbound.cluster(frame, upstream), blame):
+            fault = "this host cannot make sense of the Service"
+        if not fault:
+            self.wanted.setdefault(upstream.service, set()).add(upstream.port)
+        tcp = outbound.is_tcp(upstream)
+        if not tcp:
+            self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
+        elif fault:
+            self._add(pb.CLUSTER, names.UNAVAILABLE, (), outbound.unavailable_cluster)
+        self._add(
+            pb.LISTENER,
+            names.outbound_listener(upstream.identity, upstream.listen),
+            (upstream.identity, upstream.listen, upstream.service, upstream.port, tcp, tcp and bool(fault)),
+            lambda: outbound.listener(frame, upstream, open_=not fault),
+            blame,
+        )
+
+    def _gate(self) -> None:
+        frame, spec = self._frame, self._frame.gate
+        if spec is None or not self._ready(names.GATE):
+            return
+        self._add(pb.CLUSTER, names.GATE_CLUSTER, spec, lambda: gate.cluster(spec))
+        self._add(pb.ROUTE, names.GATE, (), gate.route)
+        self._add(pb.LISTENER, names.GATE, spec, lambda: gate.listener(frame, spec))
+
+
+def _chain_inputs(port: Inbound) -> tuple[object, ...]:
+    """What a filter chain depends on: for HTTP, not on who may call."""
+    tcp = port.protocol == "tcp"
+    return (port.service, port.port, port.protocol, port.identity, port.access if tcp else None)

@@ -1,0 +1,175 @@
+"""HTTP connection managers, filters and replies, as all our listeners have them."""
+
+from dataclasses import dataclass
+
+from mesh import pb
+from mesh.compile import access, names
+from mesh.compile.parts import ADS, CONNECTION_WINDOW, STREAM_WINDOW, http_filter, network_filter, ping
+
+RBAC_FILTER = "envoy.filters.http.rbac"
+
+DENIED_RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%"
+"""The rule that decided; also of an allowed request."""
+
+FORBIDDEN = 403
+STREAM_IDLE_SECONDS = 3600.0
+"""A stream on which nothing moves for so long is ended: long enough for quiet gRPC and WebSocket streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """What differs between our connection managers."""
+
+    stat_prefix: str
+    route: str
+    log: pb.AccessLog
+    filters: tuple[pb.HttpFilter, ...] = ()
+    replies: tuple[pb.ResponseMapper, ...] = ()
+    inbound: bool = True
+    grpc: bool = False
+    http2_only: bool = False
+    stream_idle_seconds: float = STREAM_IDLE_SECONDS
+    max_streams: int = 1024
+
+
+def manager(spec: Manager) -> pb.Filter:
+    hcm = pb.HttpConnectionManager(
+        codec_type=pb.HttpConnectionManager.HTTP2 if spec.http2_only else pb.HttpConnectionManager.AUTO,
+        stat_prefix=spec.stat_prefix,
+        rds=pb.Rds(config_source=ADS, route_config_name=spec.route),
+        http_filters=[*spec.filters, _router()],
+        access_log=[spec.log],
+        common_http_protocol_options=pb.HttpProtocolOptions(
+            idle_timeout=pb.duration(3600),
+            max_headers_count=pb.uint32(128),
+            headers_with_underscores_action=_underscores(spec),
+        ),
+        http2_protocol_options=pb.Http2ProtocolOptions(
+            max_concurrent_streams=pb.uint32(spec.max_streams),
+            initial_stream_window_size=pb.uint32(STREAM_WINDOW),
+            initial_connection_window_size=pb.uint32(CONNECTION_WINDOW),
+            allow_connect=not spec.http2_only,
+            connection_keepalive=ping(30, 10),
+        ),
+        max_request_headers_kb=pb.uint32(64),
+        request_headers_timeout=pb.duration(15),
+        stream_idle_timeout=pb.duration(spec.stream_idle_seconds),
+        server_header_transformation=pb.HttpConnectionManager.PASS_THROUGH,
+        local_reply_config=pb.LocalReplyConfig(mappers=spec.replies),
+    )
+    if not spec.http2_only:
+        hcm.upgrade_configs.append(pb.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket"))
+    if spec.inbound:
+        _guard(hcm)
+    return network_filter("envoy.filters.network.http_connection_manager", hcm)
+
+
+def _guard(hcm: pb.HttpConnectionManager) -> None:
+    """What a caller of the mesh may say of itself: only what its certificate says."""
+    hcm.forward_client_cert_details = pb.HttpConnectionManager.SANITIZE_SET
+    hcm.set_current_client_cert_details.CopyFrom(pb.HttpConnectionManager.SetCurrentClientCertDetails(uri=True))
+    # Nobody is internal, so nobody's x-envoy-* headers set our retries and timeouts.
+    hcm.use_remote_address.CopyFrom(pb.true())
+    hcm.skip_xff_append = True
+    hcm.internal_address_config.CopyFrom(pb.HttpConnectionManager.InternalAddressConfig(unix_sockets=False))
+    hcm.preserve_external_request_id = True
+    # One spelling of a path for rules and application; an escaped slash has two readings, so it is refused.
+    hcm.normalize_path.CopyFrom(pb.true())
+    hcm.merge_slashes = True
+    hcm.path_with_escaped_slashes_action = pb.HttpConnectionManager.REJECT_REQUEST
+
+
+def _underscores(spec: Manager) -> int:
+    """Applications in the CGI tradition read x_forwarded_client_cert as x-forwarded-client-cert.
+
+    gRPC's keys may have underscores, and nobody reads those so.
+    """
+    if spec.inbound and not spec.grpc:
+        return int(pb.HttpProtocolOptions.DROP_HEADER)
+    return int(pb.HttpProtocolOptions.ALLOW)
+
+
+def _router() -> pb.HttpFilter:
+    return http_filter("envoy.filters.http.router", pb.Router(suppress_envoy_headers=True))
+
+
+def rbac_filter(matcher: pb.Matcher | None = None) -> pb.HttpFilter:
+    """Denies everything, unless the route says otherwise."""
+    return http_filter(RBAC_FILTER, pb.HttpRbac(matcher=matcher or access.deny_all()))
+
+
+def denial_reply() -> pb.ResponseMapper:
+    """A refusal names its rule, in the body and in a header."""
+    return pb.ResponseMapper(
+        filter=_flag("UAEX"),
+        body_format_override=_text(f"holdfast: denied by {DENIED_RULE}\n"),
+        headers_to_add=[set_header(names.DENIED_BY, DENIED_RULE)],
+    )
+
+
+def unreached_reply() -> pb.ResponseMapper:
+    """The application could not be reached, so it has not seen the request: the calling proxy may try elsewhere."""
+    return pb.ResponseMapper(
+        filter=_flag("UF"),
+        headers_to_add=[set_header(names.UNREACHED, "true")],
+    )
+
+
+def _flag(flag: str) -> pb.AccessLogFilter:
+    return pb.AccessLogFilter(response_flag_filter={"flags": [flag]})
+
+
+def _text(inline: str) -> pb.SubstitutionFormatString:
+    return pb.SubstitutionFormatString(text_format_source=pb.DataSource(inline_string=inline))
+
+
+def set_header(name: str, value: str) -> pb.HeaderValueOption:
+    return pb.HeaderValueOption(
+        header=pb.HeaderValue(key=name, value=value),
+        append_action=pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def route_config(
+    name: str, route: pb.Route, *, rules: pb.Matcher | None = None, **host: object
+) -> pb.RouteConfiguration:
+    """One virtual host for all names, one route for all paths."""
+    virtual = pb.VirtualHost(name="all", domains=["*"], routes=[route], **host)
+    if rules is not None:
+        per_route = pb.RBACPerRoute(rbac=pb.HttpRbac(matcher=rules))
+        virtual.typed_per_filter_config[RBAC_FILTER].CopyFrom(pb.any_of(per_route))
+    return pb.RouteConfiguration(name=name, virtual_hosts=[virtual])
+
+
+def to_cluster(cluster: str, retry: pb.RetryPolicy | None = None) -> pb.Route:
+    """Everything, without a limit on how long an answer may take: only the application knows that."""
+    action = pb.RouteAction(cluster=cluster, timeout=pb.duration(0))
+    if retry is not None:
+        action.retry_policy.CopyFrom(retry)
+    return pb.Route(match=pb.RouteMatch(prefix="/"), route=action)
+
+
+def unavailable(reason: str) -> pb.Route:
+    """503 with a reason for people."""
+    body = pb.DataSource(inline_string=f"holdfast: {reason}\n")
+    return pb.Route(match=pb.RouteMatch(prefix="/"), direct_response=pb.DirectResponseAction(status=503, body=body))
+
+
+def retry_elsewhere(conditions: tuple[str, ...], *, retries: int = 1) -> pb.RetryPolicy:
+    """Try another host, where it is certain that the first has not seen the request."""
+    policy = pb.RetryPolicy(
+        retry_on=",".join(conditions),
+        num_retries=pb.uint32(retries),
+        host_selection_retry_max_attempts=3,
+        retry_host_predicate=[
+            pb.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=pb.any_of(pb.PreviousHostsPredicate()),
+            )
+        ],
+        # At once: the next host has done nothing to deserve a pause.
+        retry_back_off=pb.RetryPolicy.RetryBackOff(base_interval=pb.duration(0.001), max_interval=pb.duration(0.005)),
+    )
+    if "retriable-headers" in conditions:
+        policy.retriable_headers.append(pb.HeaderMatcher(name=names.UNREACHED, present_match=True))
+    return policy

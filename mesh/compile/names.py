@@ -1,0 +1,65 @@
+"""Names of resources, and the one place that spells them. No text of an input gets into a name unchecked."""
+
+import hashlib
+import re
+
+from mesh.model import ServiceRef
+
+INBOUND_LISTENER = "inbound"
+GATE = "gate"
+"""The gate's listener, route, and the identity under which its certificate is held."""
+
+GATE_CLUSTER = "gate|etcd"
+BUNDLE = "bundle"
+UNAVAILABLE = "unavailable"
+"""A cluster without hosts: where connections go that have nowhere to go."""
+
+DENIED_BY = "x-holdfast-denied-by"
+UNREACHED = "x-holdfast-unreached"
+"""Between proxies only: the application behind the answering proxy has not seen the request."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._/:\[\]-]+\Z")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def sni(service: ServiceRef, port: int, cluster: str) -> str:
+    return f"{port}.{service.name}.{service.namespace}.{cluster}.mesh"
+
+
+def secret(identity: str) -> str:
+    """SDS secret of an identity, given as `<namespace>/<service-account>` or `gate`."""
+    return f"identity|{identity}"
+
+
+def load_assignment(service: ServiceRef, port: int) -> str:
+    return f"{port}|{service}"
+
+
+def inbound_route(service: ServiceRef, port: int) -> str:
+    return f"inbound|{port}|{service}"
+
+
+def outbound(identity: str, service: ServiceRef, port: int) -> str:
+    """Cluster and route of an upstream, as this identity calls it."""
+    return f"outbound|{port}|{service}|{identity}"
+
+
+def outbound_listener(identity: str, listen: str) -> str:
+    return f"outbound|{identity}|{shown(listen)}"
+
+
+def local_cluster(service: ServiceRef, port: int) -> str:
+    """The application behind a Service's port on this host."""
+    return f"local|{port}|{service}"
+
+
+def shown(listen: str) -> str:
+    """A listener's place as part of a name; a path of unusual characters by its hash."""
+    if _PLAIN.match(listen):
+        return listen
+    return "unix:#" + hashlib.sha256(listen.encode()).hexdigest()[:16]
+
+
+def safe(text: str) -> str:
+    """A name from the store as part of a rule's name, in logs and headers."""
+    return _UNSAFE.sub("_", text[:128]) or "_"

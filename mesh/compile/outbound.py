@@ -1,0 +1,139 @@
+"""What applications of this host call: a listener each, strict mTLS behind it.
+
+A listener stays the same while its upstream's protocol family does: Services come and go in routes, endpoints in load
+assignments, and neither closes a connection.
+"""
+
+from mesh import pb
+from mesh.compile import http, names, tls
+from mesh.compile.inbound import TCP_IDLE_SECONDS
+from mesh.compile.parts import (
+    ADS,
+    CONNECT_SECONDS,
+    access_log,
+    http2_upstream,
+    limits,
+    listen_address,
+    log_fields,
+    network_filter,
+    set_http,
+    socket_options,
+    static_cluster,
+)
+from mesh.compile.view import Frame, Outbound
+
+RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
+"""Each of them means: no application has seen the request."""
+
+NO_CERTIFICATE = "this host holds no certificate yet for the identity that calls"
+
+# Between proxies HTTP is always HTTP/2: it says goodbye before it closes, so restarts and renewals lose no request.
+_HTTP2_IDLE_SECONDS = 300.0
+_PING = (10.0, 5.0)
+
+
+def name(upstream: Outbound) -> str:
+    """Of its cluster and its route."""
+    return names.outbound(upstream.identity, upstream.service, upstream.port)
+
+
+def is_tcp(upstream: Outbound) -> bool:
+    """While the protocol is not known, HTTP: its 503 can say why."""
+    return upstream.protocol == "tcp"
+
+
+def listener(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Listener:
+    """`open_`: its cluster exists. It matters for TCP only; HTTP has it in the route."""
+    return pb.Listener(
+        name=names.outbound_listener(upstream.identity, upstream.listen),
+        address=listen_address(upstream.listen),
+        traffic_direction=pb.TrafficDirection.OUTBOUND,
+        filter_chains=[pb.FilterChain(filters=[_filter(frame, upstream, open_=open_)])],
+        per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
+    )
+
+
+def _filter(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Filter:
+    log = _log(frame, upstream)
+    stat_prefix = f"outbound_{upstream.port}_{upstream.service}"
+    if not is_tcp(upstream):
+        return http.manager(http.Manager(stat_prefix=stat_prefix, route=name(upstream), log=log, inbound=False))
+    proxy = pb.TcpProxy(
+        stat_prefix=stat_prefix,
+        cluster=name(upstream) if open_ else names.UNAVAILABLE,
+        max_connect_attempts=pb.uint32(2),
+        idle_timeout=pb.duration(TCP_IDLE_SECONDS),
+        access_log=[log],
+    )
+    return network_filter("envoy.filters.network.tcp_proxy", proxy)
+
+
+def _log(frame: Frame, upstream: Outbound) -> pb.AccessLog:
+    namespace, _, account = upstream.identity.partition("/")
+    http_family = not is_tcp(upstream)
+    fields = log_fields(
+        direction="outbound",
+        service=f"{upstream.service}:{upstream.port}",
+        http=http_family,
+        source=f"spiffe://{frame.trust_domain}/ns/{namespace}/sa/{account}",
+        destination="%UPSTREAM_PEER_URI_SAN%",
+        denied_by=f"%RESP({names.DENIED_BY}):256%" if http_family else "",
+    )
+    return access_log(frame.access_log, fields)
+
+
+def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
+    """To its cluster, or the reason why there is none."""
+    found = http.unavailable(fault) if fault else http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON))
+    return http.route_config(name(upstream), found, response_headers_to_remove=[names.UNREACHED])
+
+
+def cluster(frame: Frame, upstream: Outbound) -> pb.Cluster:
+    """The upstream as this identity calls it."""
+    tcp = is_tcp(upstream)
+    server_name = names.sni(upstream.service, upstream.port, frame.cluster)
+    found = pb.Cluster(
+        name=name(upstream),
+        type=pb.Cluster.EDS,
+        eds_cluster_config=pb.Cluster.EdsClusterConfig(
+            eds_config=ADS, service_name=names.load_assignment(upstream.service, upstream.port)
+        ),
+        connect_timeout=pb.duration(CONNECT_SECONDS),
+        transport_socket=tls.client(upstream.identity, server_name, upstream.accounts, () if tcp else ("h2",)),
+        circuit_breakers=limits(),
+        outlier_detection=_outliers(),
+        common_lb_config=pb.Cluster.CommonLbConfig(
+            # Never to those who say of themselves that they are not well (mesh.compile.endpoints has the last resort).
+            healthy_panic_threshold=pb.Percent(value=0),
+            # Envoy's own window would hold changes of health back for up to a second.
+            update_merge_window=pb.duration(0),
+        ),
+        ignore_health_on_host_removal=True,
+        upstream_bind_config=pb.BindConfig(socket_options=socket_options()),
+    )
+    return found if tcp else set_http(found, http2_upstream(idle_seconds=_HTTP2_IDLE_SECONDS, keepalive=_PING))
+
+
+def _outliers() -> pb.OutlierDetection:
+    """Past the dead while nobody can say that they are dead. Short and often, and never the last host.
+
+    75 % of three hosts are two, of two one, of one none.
+    """
+    return pb.OutlierDetection(
+        interval=pb.duration(2),
+        base_ejection_time=pb.duration(5),
+        max_ejection_time=pb.duration(60),
+        max_ejection_percent=pb.uint32(75),
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=pb.uint32(3),
+        enforcing_consecutive_local_origin_failure=pb.uint32(100),
+        consecutive_gateway_failure=pb.uint32(5),
+        enforcing_consecutive_gateway_failure=pb.uint32(100),
+        enforcing_consecutive_5xx=pb.uint32(0),
+        enforcing_success_rate=pb.uint32(0),
+        enforcing_local_origin_success_rate=pb.uint32(0),
+    )
+
+
+def unavailable_cluster() -> pb.Cluster:
+    return static_cluster(names.UNAVAILABLE, [])
