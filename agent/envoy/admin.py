@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,15 @@ class Admin:
 
     async def server_info(self) -> ServerInfo:
         info = await self._json("/server_info")
-        return ServerInfo(
-            state=info["state"],
-            version=info["version"].split("/")[1],
-            epoch=info["command_line_options"].get("restart_epoch", 0),
-            uptime_seconds=float(info["uptime_current_epoch"].removesuffix("s")),
-        )
+        try:
+            return ServerInfo(
+                state=info["state"],
+                version=info["version"].split("/")[1],
+                epoch=info["command_line_options"].get("restart_epoch", 0),
+                uptime_seconds=float(info["uptime_current_epoch"].removesuffix("s")),
+            )
+        except (LookupError, TypeError, AttributeError, ValueError) as exc:
+            raise AdminError(f"/server_info: the answer cannot be read: {exc!r}") from exc
 
     async def stats(self, pattern: str = "") -> Mapping[str, int]:
         """Counters and gauges whose names match this regular expression; all of them without one."""
@@ -73,9 +77,10 @@ class Admin:
         return sum(stats[name] for name in names)
 
     async def _json(self, path: str) -> Any:
+        raw = await self.get(path)
         try:
-            return json.loads(await self.get(path))
-        except (ValueError, KeyError) as exc:
+            return json.loads(raw)
+        except ValueError as exc:
             raise AdminError(f"{path}: the answer cannot be read: {exc}") from exc
 
     async def _ask(self, method: str, path: str) -> bytes:
@@ -87,6 +92,8 @@ class Admin:
                     status, body = await _answer(reader)
                 finally:
                     writer.close()
+                    with suppress(OSError):
+                        await writer.wait_closed()
         except TimeoutError as exc:
             raise AdminError(f"{path}: no answer in {self._timeout} s") from exc
         except (OSError, EOFError, ValueError) as exc:
@@ -98,7 +105,10 @@ class Admin:
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    status = int(head.split(" ", 2)[1])
+    line = re.match(r"http/1\.1 (\d{3})", head)
+    if line is None:
+        raise ValueError(f"not HTTP: {head[:40]!r}")
+    status = int(line[1])
     if "transfer-encoding: chunked" in head:
         return status, await _chunks(reader)
     if found := re.search(r"content-length: *(\d+)", head):

@@ -169,8 +169,8 @@ def _begin(state: State, adopted: tuple[Process, ...]) -> Step:
 
 def _next(state: State) -> Step:
     """Begin a wanted hot restart if one can begin now."""
-    ready = state.current and state.current.live and not state.successor and state.spawn_at is None
-    if not (state.restart_wanted and ready and state.current):
+    free = not state.stopping and state.successor is None and state.spawn_at is None
+    if not (state.restart_wanted and free and state.current and state.current.live):
         return state, ()
     return replace(state, restart_wanted=False), (Spawn(state.current.epoch + 1),)
 
