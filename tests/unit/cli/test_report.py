@@ -1,0 +1,122 @@
+"""status, proxy status and doctor: facts in, words out."""
+
+from controlplane.cli import examine
+from controlplane.cli.proxy import TITLES, complaints, row
+from controlplane.cli.reach import Reach
+from controlplane.cli.status import summary, troubles
+
+NOW = 1_000_000.0
+DAY = 86400.0
+
+
+def proxy(node: str = "web-1", *, left: float = 2 * DAY, **more):
+    svid = {"spiffeId": "spiffe://d/ns/shop/sa/web", "serial": "1", "notBefore": NOW - DAY, "notAfter": NOW + left}
+    report = {"node": node, "version": "0.1.0", "phase": "serving", "envoy": "live", "observed": 9, "applied": 9,
+              "svids": [svid], "started": NOW - 70}  # fmt: skip
+    return {"node": node, "replica": "cp-1", "connected": True, "silentSeconds": 0.5, "lost": False,
+            "report": report | more}  # fmt: skip
+
+
+def status(*proxies, **more):
+    found = {
+        "trustDomain": "d", "cluster": "c", "version": "0.1.0", "leader": "cp-1",
+        "replicas": [{"replica": "cp-1", "advertise": "u", "version": "0.1.0", "connected": 1, "leader": True}],
+        "store": {"connected": True, "revision": 9, "bad": []},
+        "nodes": {"known": 1, "connected": 1, "lost": []},
+        "services": 1, "instances": 1, "endpoints": 1, "intermediate": {"notAfter": NOW + 20 * DAY},
+        "proxies": {"items": list(proxies), "unreachable": []},
+    }  # fmt: skip
+    return found | more
+
+
+def test_a_proxy_in_the_table():
+    assert dict(zip(TITLES, row(proxy(), NOW), strict=True)) == {
+        "NODE": "web-1", "PHASE": "serving", "ENVOY": "live", "OBSERVED": "9", "APPLIED": "9",
+        "CERTIFICATES": "1, 2d left", "REJECTED": "0", "AT": "cp-1", "UP": "1m10s",
+    }  # fmt: skip
+
+
+def test_proxies_that_are_away_or_lost():
+    away = {"node": "x", "connected": False, "report": None}
+    assert row(away, NOW)[:2] == ["x", "away"]
+    assert row(away | {"lost": True}, NOW)[:2] == ["x", "lost"]
+    assert len(row(away, NOW)) == len(TITLES)
+
+
+def test_what_a_proxy_refused_is_told_with_what_stands_in():
+    refused = {"object": "Service shop/api", "reason": "bad regex", "inForce": "deny all"}
+    found = complaints(proxy(rejected=[refused], problems=["p"], held="40 of 50 endpoints"))
+    assert "Service shop/api is refused: bad regex (in force: deny all)" in found[0]
+    assert len(found) == 3
+
+
+def test_a_healthy_mesh_has_no_troubles():
+    assert troubles(status(proxy()), NOW) == []
+    assert "proxies        1 serving" in summary(status(proxy()), NOW)
+
+
+def test_runway_warns_at_half_and_alarms_at_a_quarter():
+    assert "warning" in troubles(status(proxy(left=0.8 * DAY)), NOW)[0]
+    assert "ALARM" in troubles(status(proxy(left=0.2 * DAY)), NOW)[0]
+    assert "EXPIRED" in troubles(status(proxy(left=-1)), NOW)[0]
+
+
+def test_lost_hosts_no_leader_and_a_store_that_is_away_are_told():
+    found = status(
+        leader="",
+        nodes={"known": 2, "connected": 1, "lost": ["api-1"]},
+        store={"connected": False, "revision": 9, "bad": [{"key": "k", "reason": "r"}]},
+    )
+    assert len(troubles(found, NOW)) == 4
+
+
+def test_doctor_on_an_address_that_does_not_answer_says_what_to_look_at():
+    (check,) = examine.reached(Reach("https://x:1", fault="Connection refused", kind="connect"), NOW)
+    assert (check.verdict, check.found) == ("fail", "Connection refused")
+    assert "firewall" in check.advice
+
+
+def test_doctor_on_clocks():
+    def verdict(skew: float) -> str:
+        reach = Reach("u", 200, certificate_ends=NOW + DAY, skew=skew)
+        return examine.reached(reach, NOW)[-1].verdict
+
+    assert [verdict(s) for s in (0.4, -30, 400)] == ["ok", "warn", "fail"]
+
+
+def test_doctor_on_a_node_that_is_not_ready():
+    assert examine.reached(Reach("u", 503, body="no store"), NOW)[0].verdict == "fail"
+
+
+def test_doctor_on_tokens_and_issuers():
+    who = {"name": "eve", "role": "admin"}
+    assert examine.token(who | {"expires": NOW + 30 * DAY}, NOW).verdict == "ok"
+    assert examine.token(who | {"expires": NOW + DAY}, NOW).verdict == "warn"
+    ends = [20 * DAY, 3 * DAY, 0.5 * DAY]
+    assert [examine.issuer(status(intermediate={"notAfter": NOW + e}), NOW).verdict for e in ends] == [
+        "ok",
+        "warn",
+        "fail",
+    ]
+
+
+def test_doctor_on_agents():
+    def verdicts(*items, **more):
+        return {c.name: c.verdict for c in examine.agents(status(**more), {"items": items}, NOW)}
+
+    assert verdicts(proxy()) == {"agents": "ok", "certificates": "ok"}
+    assert verdicts(proxy() | {"silentSeconds": 20})["agents"] == "warn"
+    assert verdicts({"node": "x", "connected": False, "report": None})["agents"] == "fail"
+    assert verdicts(proxy(left=0.1 * DAY))["certificates"] == "fail"
+    assert verdicts(proxy(rejected=[{"object": "o", "reason": "r"}]))["proxies"] == "fail"
+    assert verdicts(proxy(), leader="")["leader"] == "warn"
+
+
+def test_doctor_on_versions():
+    assert examine.versions("0.1.0", status(), {"items": [proxy()]}).verdict == "ok"
+    assert examine.versions("0.2.0", status(), {"items": [proxy()]}).verdict == "warn"
+
+
+def test_the_worst_verdict_counts():
+    ok, warn, fail = (examine.Check("x", v, "") for v in ("ok", "warn", "fail"))
+    assert [examine.worst(c) for c in ([], [ok], [ok, warn], [warn, fail])] == ["ok", "ok", "warn", "fail"]
