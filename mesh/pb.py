@@ -7,7 +7,6 @@ from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
-from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
@@ -175,7 +174,6 @@ __all__ = [
     "ApiVersion",
     "BindConfig",
     "BoolValue",
-    "Bootstrap",
     "Bootstrap",
     "CertificateValidationContext",
     "CircuitBreakers",
