@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -77,7 +78,7 @@ class Proxies:
 
         async def ask(name: str, peer: Presence) -> None:
             try:
-                answer = await self._get(peer, "/v1/proxies", {"local": "1"}, ASK_SECONDS)
+                answer = await self._get(peer, "/v1/proxies", {}, ASK_SECONDS)
                 answers[name] = [item for item in answer["items"] if isinstance(item, dict) and "node" in item]
             except (PeerError, KeyError, TypeError) as exc:
                 log.warning("replica did not answer", replica=name, error=str(exc))
@@ -97,9 +98,13 @@ class Proxies:
         """
         if self._uplinks.connection(node):
             return await self._uplinks.ask(node, "config")
-        for name, peer in self._view.replicas.items():
-            if name != self._uplinks.replica and node in peer.connected:
-                answer = await self._get(peer, f"/v1/proxies/{node}/config", {"local": "1"}, CONFIG_SECONDS)
+        # Presence records may be a second old, so those replicas that do not claim the node are asked as well, last.
+        peers = sorted(self._view.replicas.values(), key=lambda peer: node not in peer.connected)
+        for peer in peers:
+            if peer.replica == self._uplinks.replica:
+                continue
+            answer = await self._get(peer, f"/v1/proxies/{quote(node, safe='')}/config", {}, CONFIG_SECONDS)
+            if answer is not None:
                 return msgspec.json.encode(answer).decode()
         return None
 
@@ -117,6 +122,8 @@ class Proxies:
                 ) as response,
             ):
                 raw = await response.content.read(MAX_ANSWER_BYTES)
+                if response.status == 404:
+                    return None
                 if response.status != 200:
                     raise PeerError(f"{peer.replica} answered {response.status}")
                 return msgspec.json.decode(raw)

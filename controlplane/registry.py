@@ -230,7 +230,7 @@ def pack(parts: Iterable[Plan], limit: int) -> list[Plan]:
     packed: list[Plan] = []
     for part in parts:
         last = packed[-1] if packed else None
-        if last is None or max(len(last.ops) + len(part.ops), len(last.compares) + len(part.compares)) > limit - 2:
+        if last is None or max(len(last.ops | part.ops), len(last.compares | part.compares)) > limit - 2:
             packed.append(last := Plan())
         last.merge(part)
     return packed

@@ -89,7 +89,7 @@ class Uplinks:
         try:
             if older:
                 await _close(older.ws, WSCloseCode.GOING_AWAY, b"replaced by a newer connection")
-            reason = await self._read(mine, clock)
+            code, reason = await self._read(mine, clock)
         finally:
             for question in mine.questions.values():
                 question.cancel()
@@ -98,27 +98,27 @@ class Uplinks:
                 self._left[node] = mine.heard
                 self._changed.set()
         log.info("uplink closed", node=node, reason=reason)
+        # Only now: the farewell of a silent peer takes its time, and nobody must wait for it.
+        await _close(ws, code, reason.encode()[:120])
 
-    async def _read(self, mine: Connection, clock: Callable[[], float]) -> str:
-        """Take frames, ping in pauses; why it ended."""
+    async def _read(self, mine: Connection, clock: Callable[[], float]) -> tuple[int, str]:
+        """Take frames, ping in pauses; how and why it ended."""
         next_ping = clock() + PING_SECONDS
         while True:
             try:
                 message = await mine.ws.receive(timeout=max(0.01, next_ping - clock()))
             except TimeoutError:
                 if clock() - mine.heard > CUT_SECONDS:
-                    await _close(mine.ws, WSCloseCode.POLICY_VIOLATION, b"no answer to pings")
-                    return "silent"
+                    return WSCloseCode.POLICY_VIOLATION, "no answer to pings"
                 next_ping = clock() + PING_SECONDS
                 if not await _send(mine.ws.ping()):
-                    return "cannot be written to"
+                    return WSCloseCode.GOING_AWAY, "cannot be written to"
                 continue
             mine.heard = clock()
             if message.type in {WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR}:
-                return "closed by the agent"
+                return WSCloseCode.OK, "closed by the agent"
             if fault := await self._take(mine, message):
-                await _close(mine.ws, WSCloseCode.POLICY_VIOLATION, fault.encode()[:120])
-                return fault
+                return WSCloseCode.POLICY_VIOLATION, fault
 
     async def _take(self, mine: Connection, message: WSMessage) -> str:
         """Act on one frame; why the connection must end, if it must."""

@@ -100,7 +100,7 @@ async def uplink(request: web.Request) -> web.StreamResponse:
     if not request.headers.get("Upgrade", "").lower() == "websocket":
         raise ApiError(400, "this is a WebSocket", "send an Upgrade request")
     # No autoping: a pong is a sign of life and is seen by us. No compression: it costs memory for each agent.
-    ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_FRAME_BYTES)
+    ws = web.WebSocketResponse(timeout=1.0, autoping=False, compress=False, max_msg_size=MAX_FRAME_BYTES)
     await ws.prepare(request)
     await context.uplinks.serve(caller.name, ws)
     return ws

@@ -168,7 +168,7 @@ async def _leader(context: Context) -> str:
 
 async def proxies(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
-    if request.query.get("local") or isinstance(request[CALLER], auth.ReplicaCaller):
+    if isinstance(request[CALLER], auth.ReplicaCaller):
         return answer({"items": context.proxies.local(), "unreachable": []})
     merged = await context.proxies.merged()
     return answer({"items": merged.items, "unreachable": merged.unreachable})

@@ -14,7 +14,7 @@ from mesh.model import KINDS, Object, Ref, Revision
 from mesh.store.errors import Compacted, StoreError
 from mesh.store.protocol import Batch, Event, Range
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 2.0
 """At least so often a line is sent, so that both sides notice a dead connection."""
 WRITE_SECONDS = 30.0
 """A client that reads slower than this is cut; it resumes from its last mark."""
@@ -74,24 +74,28 @@ async def _relay(
         finally:
             await batches.aclose()
 
+    async def stop() -> None:
+        await context.stopping.wait()
+        await queue.put(None)
+
     async with asyncio.TaskGroup() as group:
-        pumping = group.create_task(pump())
+        helpers = [group.create_task(pump()), group.create_task(stop())]
         try:
-            await _send(response, context, queue, Revision(span.start - 1), kind, wanted)
+            await _send(response, queue, Revision(span.start - 1), kind, wanted)
         finally:
-            pumping.cancel()
+            for helper in helpers:
+                helper.cancel()
 
 
 async def _send(
     response: web.StreamResponse,
-    context: Context,
     queue: "asyncio.Queue[Batch | None]",
     passed: Revision,
     kind: str,
     wanted: Mapping[str, str],
 ) -> None:
     lines: list[Line] = []
-    while not context.stopping.is_set():
+    while True:
         lines.append({"type": "mark", "revision": passed})
         try:
             async with asyncio.timeout(WRITE_SECONDS):
@@ -105,7 +109,7 @@ async def _send(
         except TimeoutError:
             continue
         if batch is None:
-            # The store's stream broke. The client resumes, here or at another node, and hears if that is too late.
+            # The store's stream broke, or this node stops. The client resumes here or at another node.
             return
         passed = Revision(max(passed, batch.revision))
         lines = [line for event in batch.events if (line := _line(event, kind, wanted))]

@@ -105,10 +105,12 @@ def test_a_certificate_of_another_root_does_not_pass_the_handshake(tmp_path):
 )
 def test_bad_tokens_are_refused(tmp_path, header):
     async def run():
-        async with mesh(tmp_path) as cp:
-            async with cp.request("GET", "/v1/kinds", headers={"Authorization": header}) as response:
-                assert response.status == 401
-                assert (await response.json())["error"]
+        async with (
+            mesh(tmp_path) as cp,
+            cp.request("GET", "/v1/kinds", headers={"Authorization": header}) as response,
+        ):
+            assert response.status == 401
+            assert (await response.json())["error"]
 
     asyncio.run(run())
 
@@ -153,7 +155,11 @@ def test_operators_are_made_listed_and_ended(tmp_path):
         async with mesh(tmp_path) as cp:
             status, made = await cp.call("POST", "/v1/operators", {"name": "eve", "role": "viewer", "ttlSeconds": 60})
             assert status == 201
-            assert (await cp.call("GET", "/v1/whoami", token=made["token"]))[1] == {"name": "eve", "role": "viewer"}
+            assert (await cp.call("GET", "/v1/whoami", token=made["token"]))[1] == {
+                "name": "eve",
+                "role": "viewer",
+                "expires": made["expires"],
+            }
             _, listed = await cp.call("GET", "/v1/operators")
             assert {"eve", "admin"} == {item["name"] for item in listed["items"]}
             assert (await cp.call("DELETE", "/v1/operators/eve"))[0] == 200
@@ -200,7 +206,8 @@ def test_bad_token_requests_make_no_token(tmp_path):
                 {},
             ):
                 status, answer = await cp.call("POST", "/v1/tokens", body)
-                assert status == 422 and answer["violations"], body
+                assert status == 422, body
+                assert answer["violations"], body
             assert len((await cp.store.list(keys.TOKENS)).items) == before
 
     asyncio.run(run())

@@ -1,0 +1,319 @@
+"""What agents do through the API: join, register, and the uplink; what the leader makes of it."""
+
+import asyncio
+import contextlib
+import time
+
+import aiohttp
+import msgspec
+import pytest
+
+from ca import keys as ca_keys
+from ca.signer.memory import MemorySigner
+from controlplane import uplink
+from controlplane.setup import InitOptions, init_store
+from mesh import keys
+from mesh.model import Ref
+from mesh.model.uplink import Answer, Hello, Report, Up
+from mesh.store.memory import MemoryStore
+from mesh.store.protocol import Put
+from tests.support.waiting import aeventually
+from tests.unit.controlplane.harness import (
+    DOMAIN,
+    SERVER_NAME,
+    instance,
+    mesh,
+    namespace,
+    replica,
+    service,
+    settings_for,
+)
+
+CONFIG = {"apiVersion": "holdfast.dev/v1", "kind": "MeshConfig", "metadata": {"name": "default"}}
+
+
+def config(grace: float):
+    return CONFIG | {"spec": {"trustDomain": DOMAIN, "livenessGraceSeconds": grace}}
+
+
+async def health(cp, name="api-n1"):
+    _, listed = await cp.call("GET", "/v1/objects/endpoints?namespace=shop")
+    return {item["metadata"]["name"]: item["spec"]["health"] for item in listed["items"]}.get(name)
+
+
+@contextlib.asynccontextmanager
+async def agent(cp, name="n1", answers=None, hello=None):
+    """An agent's end of an uplink: answers pings by itself, and questions from a table."""
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=cp.node_tls(name))) as session,
+        session.ws_connect(cp.url + "/v1/uplink", server_hostname=SERVER_NAME) as ws,
+    ):
+        await ws.send_str(msgspec.json.encode(Up(hello=Hello(node=hello or name, version="1"))).decode())
+
+        async def listen():
+            async for message in ws:
+                ask = msgspec.json.decode(message.data)["ask"]
+                said = (answers or {}).get(ask["what"])
+                answer = Answer(id=ask["id"], body=said) if said else Answer(id=ask["id"], error="I do not know that")
+                await ws.send_str(msgspec.json.encode(Up(answer=answer)).decode())
+
+        listening = asyncio.create_task(listen())
+        try:
+            yield ws
+        finally:
+            listening.cancel()
+
+
+async def say(ws, **report):
+    await ws.send_str(msgspec.json.encode(Up(report=Report(**report))).decode())
+
+
+def test_a_host_joins_with_its_token_and_registers(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service())
+            _, made = await cp.call("POST", "/v1/tokens", {"node": "n1", "identities": ["shop/api"], "ttlSeconds": 60})
+            _, roots = await cp.call("GET", "/v1/roots", token=None)
+            assert made["token"].endswith(ca_keys.pin(roots["roots"][0]))
+            key = ca_keys.new_key()
+            body = {"token": made["token"], "node": "n1", "address": "10.0.0.1", "csr": ca_keys.new_csr(key)}
+            status, joined = await cp.call("POST", "/v1/join", body, token=None)
+            assert status == 200, joined
+            assert (joined["trustDomain"], joined["identities"]) == (DOMAIN, ["shop/api"])
+            file = tmp_path / "n1.pem"
+            file.write_text(key + joined["chain"])
+            tls = cp.anonymous_tls()
+            tls.load_cert_chain(file)
+            status, answer = await cp.call("POST", "/v1/register", {"instances": [instance()]}, tls=tls)
+            assert (status, answer.get("refused")) == (200, None)
+            assert await health(cp) == "healthy"
+            status, signed = await cp.call(
+                "POST",
+                "/v1/sign",
+                {"items": [{"identity": "shop/api", "csr": ca_keys.new_csr(ca_keys.new_key())}]},
+                tls=tls,
+            )
+            assert status == 200
+            assert signed["signed"][0]["chain"]
+            other = body | {"csr": ca_keys.new_csr(ca_keys.new_key())}
+            status, answer = await cp.call("POST", "/v1/join", other, token=None)
+            assert status == 403
+            assert "not valid" in answer["error"]
+            assert made["token"].split(".")[2] not in cp.audit_text()
+            assert '"ca.issue"' in cp.audit_text()
+
+    asyncio.run(run())
+
+
+def test_a_registration_tells_what_was_refused_and_registers_the_rest(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service())
+            await cp.add_node("n1", "shop/api", "shop/web")
+            body = {"instances": [instance(), instance("bad", address="10.9.9.9"), instance("w", serviceAccount="web")]}
+            status, answer = await cp.call("POST", "/v1/register", body, tls=cp.node_tls("n1"))
+            assert status == 200
+            assert set(answer["refused"]) == {"bad"}
+            assert set(answer["notes"]) == {"w"}
+            _, listed = await cp.call("GET", "/v1/objects/endpoints")
+            assert [item["metadata"]["name"] for item in listed["items"]] == ["api-n1"]
+            _, described = await cp.call("GET", "/v1/objects/services/shop/api")
+            assert "may not stand behind it" in described["status"]["refused"]["w"]
+            _, described = await cp.call("GET", "/v1/objects/instances/shop/w")
+            assert "may not stand behind it" in described["status"]["services"]["api.shop"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"instances": 5}', b'{"instances": [{}]}', b"\xff"])
+def test_unreadable_registrations_are_refused_and_change_nothing(tmp_path, body):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service())
+            await cp.add_node("n1", "shop/api")
+            tls = cp.node_tls("n1")
+            await cp.call("POST", "/v1/register", {"instances": [instance()]}, tls=tls)
+            status, answer = await cp.call("POST", "/v1/register", body, tls=tls)
+            assert status == 400
+            assert answer["error"]
+            assert await health(cp) == "healthy"
+
+    asyncio.run(run())
+
+
+def test_the_leader_follows_services_and_nodes(tmp_path):
+    """Endpoints appear when a Service comes, go when it goes, and a deleted Node takes its instances along."""
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace())
+            await cp.add_node("n1", "shop/api")
+            await cp.call("POST", "/v1/register", {"instances": [instance()]}, tls=cp.node_tls("n1"))
+            assert await health(cp) is None
+            await cp.apply(service())
+            await aeventually(lambda: _is(cp, "healthy"))
+            await cp.call("DELETE", "/v1/objects/services/shop/api")
+            await aeventually(lambda: _is(cp, None))
+            await cp.apply(service())
+            await aeventually(lambda: _is(cp, "healthy"))
+            await cp.call("DELETE", "/v1/objects/nodes/n1")
+            await aeventually(lambda: _is(cp, None))
+            assert (await cp.call("GET", "/v1/objects/instances"))[1]["items"] == []
+
+    asyncio.run(run())
+
+
+async def _is(cp, wanted):
+    return await health(cp) == wanted
+
+
+def test_a_host_that_leaves_is_marked_lost_after_the_grace_and_comes_back(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service(), config(1.0))
+            await cp.add_node("n1", "shop/api")
+            async with agent(cp):
+                await cp.call("POST", "/v1/register", {"instances": [instance()]}, tls=cp.node_tls("n1"))
+                await asyncio.sleep(1.5)  # longer than the grace: it is the uplink that keeps it
+                assert await health(cp) == "healthy"
+                left = time.monotonic()
+            await aeventually(lambda: _is(cp, "lost"))
+            assert 0.9 <= time.monotonic() - left <= 3.0
+            _, status = await cp.call("GET", "/v1/status")
+            assert status["nodes"]["lost"] == ["n1"]
+            assert (await cp.call("GET", "/v1/objects/instances/shop/api-n1"))[1]["spec"]["health"] == "healthy"
+            async with agent(cp):
+                await aeventually(lambda: _is(cp, "healthy"))
+
+    asyncio.run(run())
+
+
+def test_reports_and_questions_go_through_any_replica(tmp_path):
+    async def run():
+        store, signer = MemoryStore(), MemorySigner(DOMAIN, clock=time.time)
+        made = await init_store(store, signer, InitOptions(trust_domain=DOMAIN), time.time())
+        async with (
+            replica(store, signer, settings_for(tmp_path, "cp1"), made.admin_token) as one,
+            replica(store, signer, settings_for(tmp_path, "cp2"), made.admin_token) as two,
+        ):
+            await one.add_node("n1", "shop/api")
+            await one.add_node("n2")
+            async with agent(one, answers={"config": '{"clusters": 7}'}) as ws:
+                await say(ws, node="n1", phase="serving", applied=5)
+
+                async def seen(cp):
+                    _, answer = await cp.call("GET", "/v1/proxies")
+                    first, second = answer["items"]
+                    assert (first["node"], first["replica"], first["connected"]) == ("n1", "cp1", True)
+                    assert first["report"]["applied"] == 5
+                    assert (second["node"], second["connected"]) == ("n2", False)
+                    assert answer["unreachable"] == []
+                    return True
+
+                for cp in (one, two):
+                    await aeventually(lambda cp=cp: seen(cp))
+                    assert await cp.call("GET", "/v1/proxies/n1/config") == (200, {"clusters": 7})
+                    assert (await cp.call("GET", "/v1/proxies/n2/config"))[0] == 404
+                    assert (await cp.call("GET", "/v1/proxies/nobody"))[0] == 404
+
+    asyncio.run(run())
+
+
+def test_an_agent_that_answers_with_an_error_gives_a_502(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with agent(cp):
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                status, answer = await cp.call("GET", "/v1/proxies/n1/config")
+                assert status == 502
+                assert "I do not know that" in answer["error"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "frame", ["garbage", "[]", '{"hello": {"node": "n2"}}', '{"report": 5}', "x" * 100_000, '{"answer": {}}']
+)
+def test_a_bad_frame_ends_that_uplink_and_no_other(tmp_path, frame):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            for name in ("n1", "n3"):
+                await cp.add_node(name)
+            async with agent(cp, "n3"), agent(cp, "n1") as ws:
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                await ws.send_str(frame)
+                await aeventually(lambda: cp.context.uplinks.connection("n1") is None)
+                assert cp.context.uplinks.connection("n3")
+
+    asyncio.run(run())
+
+
+def test_an_eviction_cuts_the_open_uplink(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with agent(cp) as ws:
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                await cp.add_node("n1", evicted=True)
+                await aeventually(lambda: ws.closed)
+
+    asyncio.run(run())
+
+
+def test_a_silent_agent_is_cut(tmp_path, monkeypatch):
+    """It holds the connection, and answers no ping."""
+    monkeypatch.setattr(uplink, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(uplink, "CUT_SECONDS", 0.3)
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=cp.node_tls("n1"))) as session,
+                session.ws_connect(cp.url + "/v1/uplink", server_hostname=SERVER_NAME, autoping=False),
+            ):
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                await aeventually(lambda: cp.context.uplinks.connection("n1") is None)
+                presence = cp.context.uplinks.presence(asyncio.get_running_loop().time())
+                assert presence.left["n1"] >= 0.3
+
+    asyncio.run(run())
+
+
+def test_presence_tells_who_is_connected(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+
+            async def connected():
+                item = await cp.store.get(keys.REPLICAS + "cp1")
+                return msgspec.json.decode(item.value).get("connected", []) if item else None
+
+            async with agent(cp):
+                await aeventually(lambda: _equals(connected, ["n1"]))
+            await aeventually(lambda: _equals(connected, []))
+
+    asyncio.run(run())
+
+
+async def _equals(read, wanted):
+    return await read() == wanted
+
+
+def test_garbage_among_endpoints_does_not_stop_registrations(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service())
+            await cp.add_node("n1", "shop/api")
+            for name in ("api-n1", "zzz"):
+                key = keys.key_for(Ref("Endpoint", "shop", name), service="api")
+                await cp.store.txn((), (Put(key, b"\x00"),))
+            body = {"instances": [instance()]}
+            status, answer = await cp.call("POST", "/v1/register", body, tls=cp.node_tls("n1"))
+            assert (status, answer.get("refused")) == (200, None)
+            assert await health(cp) == "healthy"
+            _, state = await cp.call("GET", "/v1/status")
+            assert [bad["key"].rsplit("/", 1)[1] for bad in state["store"]["bad"]] == ["zzz"]
+
+    asyncio.run(run())
