@@ -103,16 +103,15 @@ def authorize(claims: Claims, wanted: str, node: Node | None, trust_domain: str,
     fault = _standing_fault(claims, node)
     if fault or node is None:
         return Denied(fault)
-    own = spiffe.node(trust_domain, claims.node)
     if wanted == "node":
-        return Grant(own, (), life.node)
+        return Grant(spiffe.node(trust_domain, claims.node), (), life.node)
     if claims.method == "expired_certificate":
         return Denied("an expired node certificate renews the node's own identity only")
     if wanted != "gate":
         return _workload(claims.node, wanted, node, trust_domain, life)
     if "gate" not in node.spec.roles:
         return Denied(f"node {claims.node} has no role gate")
-    return Grant(own, (GATE_NAME,), life.node)
+    return Grant(spiffe.node(trust_domain, claims.node), (GATE_NAME,), life.node)
 
 
 def _standing_fault(claims: Claims, node: Node | None) -> str:
