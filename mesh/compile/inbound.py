@@ -80,6 +80,7 @@ def _tcp_filters(frame: Frame, port: Inbound) -> list[pb.Filter]:
         access_log=[_log(frame, port, _LOG_TCP_DENIED)],
         # Nobody without a certificate of the mesh gets as far as a connection to the application.
         upstream_connect_mode=pb.ON_DOWNSTREAM_TLS_HANDSHAKE,
+        max_early_data_bytes=pb.uint32(64 * 1024),
     )
     return [
         network_filter("envoy.filters.network.rbac", rules),
