@@ -84,6 +84,7 @@ class Pipeline:
         self.accepted: Offer | None = None
         """The last one that Envoy acknowledged whole."""
         self._compiler = mesh_compile.Compiler()
+        self._view: mesh_compile.NodeView | None = None
         self._offers: OrderedDict[bytes, Offer] = OrderedDict()
         self._last: Inputs | None = None
         self._substituted: World | None = None
@@ -106,7 +107,8 @@ class Pipeline:
         if inputs.local is None:
             raise CompileError("the host has no identity yet")
         world = self._in_force(inputs)
-        snapshot = self._compiler.compile(mesh_compile.project(world, inputs.local))
+        self._view = mesh_compile.project(world, inputs.local, self._view)
+        snapshot = self._compiler.compile(self._view)
         if faults := mesh_compile.check(snapshot):
             raise CompileError("; ".join(faults[:5]))
         self._last = inputs
