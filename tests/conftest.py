@@ -1,11 +1,24 @@
-"""What all tests share: the switch that rewrites goldens, and how hypothesis runs."""
+"""What all tests share: the switch that rewrites goldens, where logs go, and how hypothesis runs."""
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Machines that run this are shared and slow at times: a deadline per example would measure them, not us.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
+
+# Logs go where pytest captures them, and shows them beside a failure; never to stdout, which some tests look at.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer(colors=False),
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=False,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

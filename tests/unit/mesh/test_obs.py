@@ -20,11 +20,11 @@ TOKEN = "hf1.0123456789abcdef.c2VjcmV0c2VjcmV0c2VjcmV0.00ff"
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    before, level, configured = list(root.handlers), root.level, structlog.get_config()
     yield io.StringIO()
     root.handlers[:] = before
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**configured)
 
 
 def lines(stream: io.StringIO) -> list[dict]:
