@@ -56,7 +56,8 @@ class EtcdWatch:
         self._interval = FIRST_PROGRESS_SECONDS
         self._fragments: dict[int, list[Any]] = {}
         self._out: deque[Batch] = deque()
-        self._exact: set[Range] = set()
+        self._by_id: dict[int, Range] = {}
+        """etcd's watches on the stream, by the ids that we gave them."""
         self._closed = False
 
     def __aiter__(self) -> AsyncIterator[Batch]:
@@ -99,10 +100,16 @@ class EtcdWatch:
         self._heard = self._asked = loop.time()
         # Not in a TaskGroup: it lives as long as this object, and aclose ends it.
         self._reader = loop.create_task(self._read(), name=self._what)
-        for number, watched in enumerate(self._ranges, start=1):
+        for watched in self._ranges:
             # etcd answers no progress request while a start lies in the future, which on a quiet store it does. So we
             # begin one revision early, and leave out what was not asked for.
-            await self._write(_create(number, watched.prefix, watched.start - 1))
+            await self._create(watched, watched.start - 1)
+
+    async def _create(self, watched: Range, start: int) -> None:
+        # etcd never takes an id again, not even that of a watch which it ended.
+        number = len(self._by_id) + 1
+        self._by_id[number] = watched
+        await self._write(_create(number, watched.prefix, start))
 
     async def _write(self, message: Any) -> None:
         try:
@@ -185,24 +192,24 @@ class EtcdWatch:
         if message.fragment:
             return
         del self._fragments[message.watch_id]
-        prefix, start = self._ranges[message.watch_id - 1]
+        prefix, start = self._by_id[message.watch_id]
         for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
             if revision >= start:
                 self._out.append(Batch(prefix, Revision(revision), tuple(map(_event, group))))
 
     async def _compacted(self, message: Any) -> None:
-        watched = self._ranges[message.watch_id - 1] if message.watch_id > 0 else None
-        if watched is None or watched.start < message.compact_revision or watched in self._exact:
+        watched = self._by_id.get(message.watch_id)
+        again = list(self._by_id.values()).count(watched) > 1 if watched is not None else True
+        if watched is None or again or watched.start < message.compact_revision:
             raise Compacted(f"{self._what}: compacted up to {message.compact_revision}")
         # Only the one revision that we began early is gone.
-        self._exact.add(watched)
-        await self._write(_create(message.watch_id, watched.prefix, watched.start))
+        await self._create(watched, watched.start)
 
     def _mark(self, message: Any) -> None:
         """All up to the header's revision was delivered: in one range, or (watch id -1, as we asked) in all."""
         revision = Revision(message.header.revision)
         if message.watch_id > 0:
-            self._out.append(Batch(self._ranges[message.watch_id - 1].prefix, revision, ()))
+            self._out.append(Batch(self._by_id[message.watch_id].prefix, revision, ()))
         else:
             self._out.extend(Batch(watched.prefix, revision, ()) for watched in self._ranges)
 
