@@ -33,7 +33,7 @@ def doctor(form: str, flags: Flags) -> None:
     if form == "table":
         table(["CHECK", "VERDICT", "FOUND", "WHAT TO DO"], [[c.name, c.verdict, c.found, c.advice] for c in checks])
     else:
-        emit({"verdict": verdict, "checks": checks}, form)
+        emit({"verdict": verdict, "checks": [c._asdict() for c in checks]}, form)
     if verdict == "fail":
         raise SystemExit(int(Exit.FAILED))
 

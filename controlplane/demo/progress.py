@@ -21,6 +21,9 @@ class Progress(Protocol):
 class Lines:
     """Plain lines, for logs and pipes."""
 
+    def __init__(self) -> None:
+        self._last = ""
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         began = time.monotonic()
@@ -29,6 +32,9 @@ class Lines:
         print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
+        if text == self._last:
+            return
+        self._last = text
         print(f"  {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
