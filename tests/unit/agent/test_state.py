@@ -9,7 +9,7 @@ from mesh.store.follow import Known
 
 def world(revision: int) -> StoredWorld:
     key = "/holdfast/v1/mesh/objects/x"
-    known = Known(revision=revision, epoch="e", keys={key: revision})
+    known = Known(revision=revision, epoch="e", keys={key: (revision, 7)})
     return StoredWorld(epoch="e", ranges={"/p/": StoredRange(known=known, values={key: b"\xff raw"})})
 
 
@@ -42,13 +42,13 @@ def test_the_first_start_finds_nothing(tmp_path):
         lambda raw: b"holdfast1 -1 -1 " + b"0" * 64 + b"\n",
     ],
 )
-def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage, capsys):
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage, caplog):
     disk = saved(tmp_path, 1, 2)
     newest = max((tmp_path / "data").glob("world.*"), key=lambda p: int(p.read_bytes().split()[1]))
     newest.write_bytes(damage(newest.read_bytes()))
     again = Disk(tmp_path / "data")
     assert again.worlds.load() == (world(1),)
-    assert "damaged" in capsys.readouterr().out
+    assert "damaged" in caplog.text
     # The next write replaces the damaged one, never the only good one.
     again.worlds.save(world(7))
     assert Disk(tmp_path / "data").worlds.load() == (world(7), world(1))
