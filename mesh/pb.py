@@ -10,7 +10,7 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
-from envoy.config.core.v3.address_pb2 import Address, BindConfig, Pipe, SocketAddress
+from envoy.config.core.v3.address_pb2 import Address, BindConfig, CidrRange, Pipe, SocketAddress
 from envoy.config.core.v3.base_pb2 import (
     DataSource,
     HeaderValue,
@@ -176,6 +176,7 @@ __all__ = [
     "BoolValue",
     "Bootstrap",
     "CertificateValidationContext",
+    "CidrRange",
     "CircuitBreakers",
     "Cluster",
     "ClusterLoadAssignment",

@@ -55,7 +55,7 @@ def _manager(frame: Frame) -> pb.Filter:
         http=True,
         source="%DOWNSTREAM_PEER_URI_SAN%",
         destination="%DOWNSTREAM_LOCAL_URI_SAN%",
-        denied_by=http.DENIED_RULE,
+        rule=http.RULE,
     )
     return http.manager(
         http.Manager(

@@ -8,10 +8,11 @@ from mesh.compile.parts import ADS, CONNECTION_WINDOW, STREAM_WINDOW, http_filte
 
 RBAC_FILTER = "envoy.filters.http.rbac"
 
-DENIED_RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%"
+RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
 """The rule that decided; also of an allowed request."""
 
 FORBIDDEN = 403
+_NOBODY = pb.CidrRange(address_prefix="255.255.255.255", prefix_len=pb.uint32(32))  # an empty list means: private ones
 STREAM_IDLE_SECONDS = 3600.0
 """A stream on which nothing moves for so long is ended: long enough for quiet gRPC and WebSocket streams."""
 
@@ -71,7 +72,7 @@ def _guard(hcm: pb.HttpConnectionManager) -> None:
     # Nobody is internal, so nobody's x-envoy-* headers set our retries and timeouts.
     hcm.use_remote_address.CopyFrom(pb.true())
     hcm.skip_xff_append = True
-    hcm.internal_address_config.CopyFrom(pb.HttpConnectionManager.InternalAddressConfig(unix_sockets=False))
+    hcm.internal_address_config.CopyFrom(pb.HttpConnectionManager.InternalAddressConfig(cidr_ranges=[_NOBODY]))
     hcm.preserve_external_request_id = True
     # One spelling of a path for rules and application; an escaped slash has two readings, so it is refused.
     hcm.normalize_path.CopyFrom(pb.true())
@@ -95,28 +96,35 @@ def _router() -> pb.HttpFilter:
 
 def rbac_filter(matcher: pb.Matcher | None = None) -> pb.HttpFilter:
     """Denies everything, unless the route says otherwise."""
-    return http_filter(RBAC_FILTER, pb.HttpRbac(matcher=matcher or access.deny_all()))
+    return http_filter(RBAC_FILTER, _rbac(matcher or access.deny_all()))
+
+
+def _rbac(matcher: pb.Matcher) -> pb.HttpRbac:
+    """The same rules as shadow ones: only these leave the rule's name before the refusal is written."""
+    return pb.HttpRbac(matcher=matcher, shadow_matcher=matcher)
 
 
 def denial_reply() -> pb.ResponseMapper:
     """A refusal names its rule, in the body and in a header."""
     return pb.ResponseMapper(
-        filter=_flag("UAEX"),
-        body_format_override=_text(f"holdfast: denied by {DENIED_RULE}\n"),
-        headers_to_add=[set_header(names.DENIED_BY, DENIED_RULE)],
+        # A local reply of 403 is RBAC's; Envoy sets no flag for it.
+        filter=_status(FORBIDDEN),
+        body_format_override=_text(f"holdfast: denied by {RULE}\n"),
+        headers_to_add=[set_header(names.DENIED_BY, RULE)],
     )
 
 
 def unreached_reply() -> pb.ResponseMapper:
     """The application could not be reached, so it has not seen the request: the calling proxy may try elsewhere."""
     return pb.ResponseMapper(
-        filter=_flag("UF"),
+        filter=pb.AccessLogFilter(response_flag_filter={"flags": ["UF"]}),
         headers_to_add=[set_header(names.UNREACHED, "true")],
     )
 
 
-def _flag(flag: str) -> pb.AccessLogFilter:
-    return pb.AccessLogFilter(response_flag_filter={"flags": [flag]})
+def _status(code: int) -> pb.AccessLogFilter:
+    value = pb.RuntimeUInt32(default_value=code, runtime_key="holdfast.no_such_key")
+    return pb.AccessLogFilter(status_code_filter={"comparison": {"op": "EQ", "value": value}})
 
 
 def _text(inline: str) -> pb.SubstitutionFormatString:
@@ -136,7 +144,7 @@ def route_config(
     """One virtual host for all names, one route for all paths."""
     virtual = pb.VirtualHost(name="all", domains=["*"], routes=[route], **host)
     if rules is not None:
-        per_route = pb.RBACPerRoute(rbac=pb.HttpRbac(matcher=rules))
+        per_route = pb.RBACPerRoute(rbac=_rbac(rules))
         virtual.typed_per_filter_config[RBAC_FILTER].CopyFrom(pb.any_of(per_route))
     return pb.RouteConfiguration(name=name, virtual_hosts=[virtual])
 

@@ -28,7 +28,7 @@ TCP_IDLE_SECONDS = 4 * 3600.0
 _HTTP1_IDLE_SECONDS = 1.0
 _HTTP2_IDLE_SECONDS = 300.0
 
-_LOG_TCP_DENIED = "%DYNAMIC_METADATA(envoy.filters.network.rbac:enforced_effective_policy_id)%"
+_TCP_RULE = "%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_effective_policy_id)%"
 
 
 def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
@@ -62,7 +62,7 @@ def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
         http.Manager(
             stat_prefix=f"inbound_{port.port}_{port.service}",
             route=names.inbound_route(port.service, port.port),
-            log=_log(frame, port, http.DENIED_RULE),
+            log=_log(frame, port, http.RULE),
             filters=(http.rbac_filter(),),
             replies=(http.denial_reply(), http.unreached_reply()),
             grpc=port.protocol == "grpc",
@@ -72,12 +72,14 @@ def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
 
 def _tcp_filters(frame: Frame, port: Inbound) -> list[pb.Filter]:
     stat_prefix = f"inbound_{port.port}_{port.service}"
-    rules = pb.NetworkRbac(stat_prefix=f"{stat_prefix}.", matcher=access.matcher(port.access))
+    matcher = access.matcher(port.access)
+    # The same rules as shadow ones: only these leave the name of the rule for the log, also of one that allowed.
+    rules = pb.NetworkRbac(stat_prefix=f"{stat_prefix}.", matcher=matcher, shadow_matcher=matcher)
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
         cluster=names.local_cluster(port.service, port.port),
         idle_timeout=pb.duration(TCP_IDLE_SECONDS),
-        access_log=[_log(frame, port, _LOG_TCP_DENIED)],
+        access_log=[_log(frame, port, _TCP_RULE)],
         # Nobody without a certificate of the mesh gets as far as a connection to the application.
         upstream_connect_mode=pb.ON_DOWNSTREAM_TLS_HANDSHAKE,
         max_early_data_bytes=pb.uint32(64 * 1024),
@@ -88,14 +90,14 @@ def _tcp_filters(frame: Frame, port: Inbound) -> list[pb.Filter]:
     ]
 
 
-def _log(frame: Frame, port: Inbound, denied_by: str) -> pb.AccessLog:
+def _log(frame: Frame, port: Inbound, rule: str) -> pb.AccessLog:
     fields = log_fields(
         direction="inbound",
         service=f"{port.service}:{port.port}",
         http=port.protocol != "tcp",
         source="%DOWNSTREAM_PEER_URI_SAN%",
         destination="%DOWNSTREAM_LOCAL_URI_SAN%",
-        denied_by=denied_by,
+        rule=rule,
     )
     return access_log(frame.access_log, fields)
 
@@ -108,7 +110,7 @@ def route(port: Inbound) -> pb.RouteConfiguration:
         http.to_cluster(names.local_cluster(port.service, port.port), retry),
         rules=access.matcher(port.access),
         # Ours alone: an application that says so would have its callers repeat what it has done.
-        response_headers_to_remove=[names.UNREACHED],
+        response_headers_to_remove=[names.UNREACHED, names.DENIED_BY],
     )
 
 

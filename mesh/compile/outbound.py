@@ -70,14 +70,12 @@ def _filter(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Filter:
 
 def _log(frame: Frame, upstream: Outbound) -> pb.AccessLog:
     namespace, _, account = upstream.identity.partition("/")
-    http_family = not is_tcp(upstream)
     fields = log_fields(
         direction="outbound",
         service=f"{upstream.service}:{upstream.port}",
-        http=http_family,
+        http=not is_tcp(upstream),
         source=f"spiffe://{frame.trust_domain}/ns/{namespace}/sa/{account}",
         destination="%UPSTREAM_PEER_URI_SAN%",
-        denied_by=f"%RESP({names.DENIED_BY}):256%" if http_family else "",
     )
     return access_log(frame.access_log, fields)
 

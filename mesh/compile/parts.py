@@ -1,6 +1,7 @@
 """Pieces that most resources are built from: where to listen, where configuration comes from, sockets, access logs."""
 
 from mesh import pb
+from mesh.compile import names
 
 ADS = pb.ConfigSource(
     ads=pb.AggregatedConfigSource(),
@@ -155,9 +156,12 @@ _TCP_LOG = {"protocol": "tcp", "details": "%CONNECTION_TERMINATION_DETAILS%"}
 
 
 def log_fields(
-    *, direction: str, service: str, http: bool, source: str, destination: str, denied_by: str
+    *, direction: str, service: str, http: bool, source: str, destination: str, rule: str = ""
 ) -> dict[str, str]:
-    """The fields of one kind of line. Values are Envoy's format strings."""
+    """The fields of one kind of line. Values are Envoy's format strings.
+
+    `rule` decided, whichever way; `denied_by` is there only where it denied (TCP: `details` says so).
+    """
     return {
         **_ANY_LOG,
         **(_HTTP_LOG if http else _TCP_LOG),
@@ -165,5 +169,6 @@ def log_fields(
         "service": service,
         "source": source,
         "destination": destination,
-        "denied_by": denied_by,
+        **({"rule": rule} if rule else {}),
+        **({"denied_by": f"%RESP({names.DENIED_BY}):256%"} if http else {}),
     }
