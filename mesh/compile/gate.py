@@ -62,7 +62,7 @@ def _manager(frame: Frame) -> pb.Filter:
             stat_prefix=names.GATE,
             route=names.GATE,
             log=access_log(frame.access_log, fields),
-            filters=(http.rbac_filter(access.grpc_calls(ALLOWED, PATHS, prefixes, DENIED)), _rate_limit()),
+            filters=(*http.rbac_filters(access.grpc_calls(ALLOWED, PATHS, prefixes, DENIED)), _rate_limit()),
             replies=(http.denial_reply(),),
             grpc=True,
             http2_only=True,

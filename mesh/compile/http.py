@@ -6,7 +6,8 @@ from mesh import pb
 from mesh.compile import access, names
 from mesh.compile.parts import ADS, CONNECTION_WINDOW, STREAM_WINDOW, http_filter, network_filter, ping
 
-RBAC_FILTER = "envoy.filters.http.rbac"
+RBAC_FILTER = "holdfast.rbac"
+RULE_FILTER = "holdfast.rule"
 
 RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
 """The rule that decided; also of an allowed request."""
@@ -94,14 +95,18 @@ def _router() -> pb.HttpFilter:
     return http_filter("envoy.filters.http.router", pb.Router(suppress_envoy_headers=True))
 
 
-def rbac_filter(matcher: pb.Matcher | None = None) -> pb.HttpFilter:
-    """Denies everything, unless the route says otherwise."""
-    return http_filter(RBAC_FILTER, _rbac(matcher or access.deny_all()))
+def rbac_filters(matcher: pb.Matcher | None = None) -> tuple[pb.HttpFilter, ...]:
+    """They deny everything, unless the route says otherwise.
+
+    Envoy's filter leaves the name of the rule only after it has written its refusal. So one before it looks the rules
+    up and decides nothing (shadow rules), and the refusal can name the rule.
+    """
+    rules = matcher or access.deny_all()
+    return tuple(http_filter(name, config) for name, config in _rbac(rules).items())
 
 
-def _rbac(matcher: pb.Matcher) -> pb.HttpRbac:
-    """The same rules as shadow ones: only these leave the rule's name before the refusal is written."""
-    return pb.HttpRbac(matcher=matcher, shadow_matcher=matcher)
+def _rbac(rules: pb.Matcher) -> dict[str, pb.HttpRbac]:
+    return {RULE_FILTER: pb.HttpRbac(shadow_matcher=rules), RBAC_FILTER: pb.HttpRbac(matcher=rules)}
 
 
 def denial_reply() -> pb.ResponseMapper:
@@ -144,8 +149,8 @@ def route_config(
     """One virtual host for all names, one route for all paths."""
     virtual = pb.VirtualHost(name="all", domains=["*"], routes=[route], **host)
     if rules is not None:
-        per_route = pb.RBACPerRoute(rbac=_rbac(rules))
-        virtual.typed_per_filter_config[RBAC_FILTER].CopyFrom(pb.any_of(per_route))
+        for filter_name, config in _rbac(rules).items():
+            virtual.typed_per_filter_config[filter_name].CopyFrom(pb.any_of(pb.RBACPerRoute(rbac=config)))
     return pb.RouteConfiguration(name=name, virtual_hosts=[virtual])
 
 

@@ -63,7 +63,7 @@ def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
             stat_prefix=f"inbound_{port.port}_{port.service}",
             route=names.inbound_route(port.service, port.port),
             log=_log(frame, port, http.RULE),
-            filters=(http.rbac_filter(),),
+            filters=http.rbac_filters(),
             replies=(http.denial_reply(), http.unreached_reply()),
             grpc=port.protocol == "grpc",
         )
