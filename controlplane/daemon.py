@@ -188,6 +188,8 @@ class Node:
                 group.create_task(self._election.run())
                 group.create_task(self._reconciler.run())
                 group.create_task(self._cut_unwelcome())
+                assert self._runner.server is not None
+                group.create_task(self.context.idle.run(self._runner.server))
                 await web.TCPSite(self._runner, host, port, ssl_context=self._issuing.tls.door, backlog=1024).start()
                 log.info("serving", replica=self._settings.replica, listen=self._settings.listen)
         finally:

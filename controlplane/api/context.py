@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ca.policy import Denied
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
+from controlplane.api.idle import IdleConnections
 from controlplane.applier import Applier
 from controlplane.audit import AuditLog
 from controlplane.auth import Caller
@@ -64,6 +65,7 @@ class Context:
     audit: AuditLog
     metrics: Metrics
     wall: Callable[[], float]
+    idle: IdleConnections = field(default_factory=IdleConnections)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set before a stop: streams end, so that clients turn to another replica."""
     _watches: list[None] = field(default_factory=list)

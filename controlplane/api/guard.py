@@ -37,6 +37,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every answer of this server leaves through here."""
     context, route = request.app[CONTEXT], route_of(request)
     started = time.monotonic()
+    context.idle.spoke(request)
     caller: Caller = Anonymous()
     request[NOTES] = {}
     response: web.StreamResponse | None = None

@@ -1,0 +1,114 @@
+"""A replica's own certificate and trust: restarts without a signer, and changes while it serves."""
+
+import asyncio
+import random
+import time
+
+import aiohttp
+import pytest
+
+from ca import bundle
+from ca.authority import Authority
+from ca.seal import Cipher
+from ca.signer.memory import MemorySigner
+from ca.signer.protocol import SignerUnavailable
+from controlplane.setup import InitOptions, init_store
+from mesh.store.memory import MemoryStore
+from tests.support.waiting import aeventually
+from tests.unit.controlplane.harness import DOMAIN, SEAL_KEY, mesh, namespace, replica, settings_for
+
+
+class Away:
+    """A signer that does not answer."""
+
+    async def sign_intermediate(self, csr_pem, ttl):
+        raise SignerUnavailable("sealed")
+
+    async def roots(self):
+        raise SignerUnavailable("sealed")
+
+    async def close(self):
+        pass
+
+
+async def other_root(tmp_path) -> Authority:
+    (tmp_path / "other").mkdir()
+    made = Authority(
+        MemorySigner(DOMAIN, clock=time.time),
+        trust_domain=DOMAIN,
+        replica="cp1",
+        directory=tmp_path / "other",
+        cipher=Cipher([SEAL_KEY]),
+        clock=time.time,
+        rng=random.Random(1),
+    )
+    await made.start()
+    return made
+
+
+def test_a_node_restarts_and_issues_while_its_signer_is_away(tmp_path):
+    async def run():
+        store, signer = MemoryStore(), MemorySigner(DOMAIN, clock=time.time)
+        made = await init_store(store, signer, InitOptions(trust_domain=DOMAIN), time.time())
+        settings = settings_for(tmp_path)
+        async with replica(store, signer, settings, made.admin_token) as cp:
+            await cp.add_node("n1", "shop/api")
+        async with replica(store, Away(), settings, made.admin_token) as cp:
+            assert (await cp.call("GET", "/readyz", token=None))[0] == 200
+            assert (await cp.apply(namespace()))[0] == 200
+            assert (await cp.call("POST", "/v1/register", {"instances": []}, tls=cp.node_tls("n1")))[0] == 200
+            status, answer = await cp.call("POST", "/v1/ca/rotate", {"what": "intermediate"})
+            assert status == 503
+            assert "sealed" in answer["error"]
+
+    asyncio.run(run())
+
+
+def test_a_new_root_in_the_bundle_is_trusted_without_a_restart_and_a_retired_one_no_more(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1", "shop/api")
+            other = await other_root(tmp_path)
+            tls = cp.node_tls("n1", other)
+            body = {"instances": []}
+            with pytest.raises((aiohttp.ClientError, OSError)):
+                await cp.call("POST", "/v1/register", body, tls=tls)
+            await bundle.publish(cp.store, DOMAIN, other.roots, time.time())
+
+            async def welcome():
+                try:
+                    return (await cp.call("POST", "/v1/register", body, tls=tls))[0] == 200
+                except (aiohttp.ClientError, OSError):
+                    return False
+
+            await aeventually(welcome)
+            await bundle.retire(cp.store, DOMAIN, other.roots[0])
+
+            async def turned_away():
+                return not await welcome()
+
+            await aeventually(turned_away)
+            assert (await cp.call("POST", "/v1/register", body, tls=cp.node_tls("n1")))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_rotation_changes_the_servers_own_certificate(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+
+            async def served() -> bytes:
+                host, _, port = cp.settings.listen.rpartition(":")
+                reader, writer = await asyncio.open_connection(
+                    host, int(port), ssl=cp.anonymous_tls(), server_hostname="controlplane.holdfast"
+                )
+                found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+                writer.close()
+                del reader
+                return found
+
+            before = await served()
+            assert (await cp.call("POST", "/v1/ca/rotate", {}))[0] == 200
+            assert await served() != before
+
+    asyncio.run(run())
