@@ -170,3 +170,34 @@ def test_first_is_cancelled_as_a_whole():
     with pytest.raises(TimeoutError):
         fake_time.run(main())
     assert all(part.cleaned for part in parts)
+
+
+async def _answer(seconds: float, result: str) -> str:
+    await asyncio.sleep(seconds)
+    return result
+
+
+def test_unless_gives_the_result_or_nothing_when_stopped_first():
+    async def main() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(5, stop.set)
+        assert await aio.unless(stop, _answer(3, "x")) == "x"
+        assert now() == pytest.approx(3)
+        assert await aio.unless(stop, _answer(30, "y")) is None
+        assert now() == pytest.approx(5)
+        assert len(asyncio.all_tasks()) == 1, "nothing is left running"
+
+    fake_time.run(main())
+
+
+def test_unless_raises_what_the_wanted_raised_and_is_cancelled_as_a_whole():
+    async def main() -> None:
+        stop, part = asyncio.Event(), Part(1000)
+        with pytest.raises(OSError, match="broken"):
+            await aio.unless(stop, Part(1, OSError("broken")).run())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await aio.unless(stop, part.run())
+        assert part.cleaned
+
+    fake_time.run(main())
