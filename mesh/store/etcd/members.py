@@ -121,13 +121,15 @@ class Members:
         self._members = [Member(_bare(e), _credentials(tls), server_name) for e in endpoints]
         # Clients spread over the members by where each of them starts.
         rng.shuffle(self._members)
-        self._retired: list[Channel] = []
+        self._retired: list[tuple[float, Channel]] = []
+        """When they were replaced, and what may still carry requests."""
         self._closed = False
 
     def renew_tls(self, tls: Tls) -> None:
         """Swap the credentials; requests under way end on their old connection."""
-        credentials = _credentials(tls)
-        self._retired += [old for member in self._members if (old := member.renew(credentials)) is not None]
+        credentials, now = _credentials(tls), asyncio.get_running_loop().time()
+        old = [member.renew(credentials) for member in self._members]
+        self._retired += [(now, channel) for channel in old if channel is not None]
 
     async def call(self, service: type, method: str, request: object, *, repeatable: bool, what: str) -> Answer:
         """Ask until one answers.
@@ -144,6 +146,8 @@ class Members:
 
         """
         loop = asyncio.get_running_loop()
+        if self._retired:
+            await self._close_retired(before=loop.time() - self.timeout)
         deadline, repeated, reason = loop.time() + self.timeout, False, "no time"
         while (now := loop.time()) < deadline and not self._closed:
             for place, member in enumerate(order := self._in_order(now)):
@@ -210,11 +214,16 @@ class Members:
 
     async def close(self) -> None:
         self._closed = True
-        retired, self._retired = self._retired, []
-        for channel in retired:
-            await channel.close()
+        await self._close_retired(before=asyncio.get_running_loop().time() + 1)
         for member in self._members:
             await member.close()
+
+    async def _close_retired(self, *, before: float) -> None:
+        """Close what was replaced before this moment: every request on it has ended."""
+        over = [channel for when, channel in self._retired if when < before]
+        self._retired = [(when, channel) for when, channel in self._retired if when >= before]
+        for channel in over:
+            await channel.close()
 
     def _in_order(self, now: float) -> list[Member]:
         return sorted(self._members, key=lambda member: member.suspect_until > now)
