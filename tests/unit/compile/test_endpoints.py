@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh import pb
+from mesh.compile.endpoints import Fragments, straightforward
+from mesh.model import Endpoint, EndpointSpec, Metadata
+
+names = st.from_regex(r"[a-z]{1,3}", fullmatch=True)
+addresses = st.sampled_from(["10.0.0.1", "10.1.2.3", "::1", "not an address", ""])
+
+
+@st.composite
+def endpoint(draw) -> Endpoint:
+    spec = EndpointSpec(
+        service="api",
+        node="n",
+        service_account="api",
+        address=draw(addresses),
+        port=draw(st.sampled_from([1, 15443, 65535, 0, 70000])),
+        ports=draw(st.sampled_from([(80,), (80, 81), (), (81,)])),
+        health=draw(st.sampled_from(["healthy", "unhealthy", "draining", "lost", "newer-than-us"])),
+        weight=draw(st.sampled_from([1, 7, 0, -5, 10**9])),
+    )
+    return Endpoint(metadata=Metadata(name="x", namespace="shop"), spec=spec)
+
+
+worlds = st.dictionaries(names, endpoint(), max_size=6)
+
+
+@given(st.lists(worlds, min_size=1, max_size=5), st.text(min_size=1, max_size=200))
+def test_spliced_bytes_are_those_of_protobuf(states, name):
+    fragments = Fragments()
+    for state in states:
+        fragments.update(state)
+        for port in (80, 81):
+            assert fragments.assignment(name, port) == pb.encode(straightforward(name, port, state))
+
+
+def test_many_endpoints_need_longer_lengths():
+    state = {
+        f"e{n}": Endpoint(
+            metadata=Metadata(name=f"e{n}"),
+            spec=EndpointSpec(service="a", node="n", address="10.0.0.1", port=n + 1, service_account="a", ports=(80,)),
+        )
+        for n in range(1000)
+    }
+    fragments = Fragments()
+    fragments.update(state)
+    assert fragments.assignment("80|a", 80) == pb.encode(straightforward("80|a", 80, state))
+
+
+def statuses(**healths: str) -> list[int]:
+    state = {
+        name: Endpoint(
+            metadata=Metadata(name=name),
+            spec=EndpointSpec(
+                service="a", node="n", address="10.0.0.1", service_account="a", ports=(80,), health=health
+            ),
+        )
+        for name, health in healths.items()
+    }
+    assignment = straightforward("x", 80, state)
+    return [e.health_status for group in assignment.endpoints for e in group.lb_endpoints]
+
+
+@pytest.mark.parametrize(
+    ("healths", "expected"),
+    [
+        ({"a": "healthy", "b": "lost"}, [pb.HealthStatus.HEALTHY, pb.HealthStatus.TIMEOUT]),
+        ({"a": "unhealthy", "b": "lost"}, [pb.HealthStatus.UNHEALTHY, pb.HealthStatus.HEALTHY]),
+        ({"a": "draining", "b": "unhealthy"}, [pb.HealthStatus.DRAINING, pb.HealthStatus.UNHEALTHY]),
+    ],
+)
+def test_the_lost_are_a_last_resort_and_the_unhealthy_never(healths, expected):
+    assert statuses(**healths) == expected
