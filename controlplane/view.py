@@ -4,6 +4,7 @@ The maps are fed by one follower (`controlplane.mirror`) and are as new as the l
 alone: whoever writes compares the revisions that were read here, so a stale view costs a retry and never a wrong write.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -94,6 +95,8 @@ class View:
         self._in_namespace: dict[str, set[Ref]] = {}
         self._on_node: dict[str, set[Ref]] = {}
         self._endpoints_of: dict[tuple[str, str], set[ServiceRef]] = {}
+        self._lost: Counter[str] = Counter()
+        """Node -> how many of its endpoints are marked lost. Counted as they come, for it is asked at every event."""
 
     @property
     def config(self) -> MeshConfig | None:
@@ -124,12 +127,7 @@ class View:
 
     def marked_lost(self) -> frozenset[str]:
         """Nodes with an endpoint that the leader marked as lost."""
-        return frozenset(
-            held.object.spec.node
-            for endpoints in self.endpoints.values()
-            for held in endpoints.values()
-            if held.object.spec.health == "lost"
-        )
+        return frozenset(self._lost)
 
     def candidates(self, instance: Instance) -> list[Held[Service]]:
         """Services that may select it: the one of its name, and those of its namespace with a selector."""
@@ -175,6 +173,8 @@ class View:
     def _set_endpoint(self, service: ServiceRef, instance: str, held: Held[Endpoint] | None, touched: Touched) -> None:
         of_service = self.endpoints.setdefault(service, {})
         back = (service.namespace, instance)
+        self._count_lost(of_service.get(instance), -1)
+        self._count_lost(held, 1)
         if held:
             of_service[instance] = held
             self._endpoints_of.setdefault(back, set()).add(service)
@@ -184,6 +184,12 @@ class View:
         if not of_service:
             del self.endpoints[service]
         touched.services.add(service)
+
+    def _count_lost(self, held: Held[Endpoint] | None, step: int) -> None:
+        if held and held.object.spec.health == "lost":
+            self._lost[held.object.spec.node] += step
+            if not self._lost[held.object.spec.node]:
+                del self._lost[held.object.spec.node]
 
     def _set_object(self, ref: Ref, obj: Object | None, revision: Revision, touched: Touched) -> None:
         match ref.kind:

@@ -71,8 +71,6 @@ async def register(request: web.Request) -> web.Response:
     if not context.mirror.ready.is_set():
         raise ApiError(503, "this node has not read the store yet", "try again soon", retry_after=1)
     view, revision = context.mirror.view, Revision(0)
-    if view.node(name) is None:
-        await context.writer.look_up_node(name)  # it may have joined a moment ago at another replica
     for attempt in range(1, ATTEMPTS + 1):
         plan = plan_node(view, name, wanted.instances)
         try:

@@ -76,14 +76,20 @@ async def _admit(request: web.Request, route: str, context: Context) -> Caller:
             hint = "operators send 'Authorization: Bearer <token>', agents their node's certificate"
             raise ApiError(401, "who are you?", hint)
         raise ApiError(403, f"{caller.name} may not {request.method} {route}", "another role is needed for this")
-    if isinstance(caller, auth.NodeCaller):
-        _check_node(context, caller)
+    if isinstance(caller, auth.NodeCaller) and not auth.allowed(request.method, route, Anonymous()):
+        await _check_node(context, caller)
     return caller
 
 
-def _check_node(context: Context, caller: auth.NodeCaller) -> None:
+async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
+    """Its certificate lives on after a node is evicted or deleted; its rights do not."""
     held = context.mirror.view.node(caller.name)
-    if held and held.object.spec.evicted:
+    if held is None:
+        await context.writer.look_up_node(caller.name)  # it may have joined a moment ago at another replica
+        held = context.mirror.view.node(caller.name)
+    if held is None:
+        raise ApiError(403, f"there is no node {caller.name[:80]!r}", "it was deleted, and has to join anew")
+    if held.object.spec.evicted:
         raise ApiError(403, f"node {caller.name} is evicted", "delete its Node object and join anew, if it may")
 
 

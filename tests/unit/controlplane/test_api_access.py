@@ -150,6 +150,26 @@ def test_an_evicted_node_is_refused(tmp_path):
     asyncio.run(run())
 
 
+def test_a_deleted_node_is_refused_and_one_that_has_just_joined_is_not(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            tls = cp.node_tls("n1")
+            status, answer = await cp.call("POST", "/v1/register", {"instances": []}, tls=tls)
+            assert status == 403
+            assert "join anew" in answer["hint"]
+            await cp.add_node("n1")
+            assert (await cp.call("POST", "/v1/register", {"instances": []}, tls=tls))[0] == 200
+            await cp.call("DELETE", "/v1/objects/nodes/n1")
+
+            async def refused():
+                async with cp.request("GET", "/v1/uplink", tls=tls) as response:
+                    return response.status == 403
+
+            await aeventually(refused)
+
+    asyncio.run(run())
+
+
 def test_operators_are_made_listed_and_ended(tmp_path):
     async def run():
         async with mesh(tmp_path) as cp:
