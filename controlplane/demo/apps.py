@@ -109,6 +109,8 @@ async def ask(db: Place, line: str) -> str:
             answer = await reader.readline()
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
     if not answer:
         raise EOFError("the connection was closed without an answer")
     return answer.decode().strip()

@@ -100,19 +100,24 @@ class Machine:
         return [pid for pid in self.pids() if _name(pid) == "envoy"]
 
     def launcher(self) -> int | None:
-        """Its Envoy's launcher."""
+        """Its Envoy's launcher, if it runs."""
         with contextlib.suppress(OSError, ValueError):
-            return int((self.run / "launcher.pid").read_text())
+            pid = int((self.run / "launcher.pid").read_text())
+            return pid if pid in self.pids() else None
         return None
 
     def kill9(self, *, application: bool = True) -> float:
         """End everything at once, with no chance to clean up. Returns the monotonic moment just before."""
         spared = {self.application.pid} if self.application and not application and self.application.running else set()
-        victims = [pid for pid in self.pids() if pid not in spared]
+        # Envoy goes first: no request may find it alive with its application already dead, as none does when a host
+        # loses its power. Its launcher goes before it, or there would be another.
+        launcher, envoys = self.launcher(), self.envoys()
+        others = [pid for pid in self.pids() if pid not in {*spared, *envoys, launcher}]
         moment = time.monotonic()
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for pid in (launcher, *envoys, *others):
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.agent.kill9()
         if self.application and application:
             self.application.kill9()
@@ -129,7 +134,7 @@ class Machine:
         """Stop it all, politely first. May be repeated."""
         self.agent.stop(STOP_SECONDS)
         launcher = self.launcher()
-        if launcher in self.pids():
+        if launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(launcher, signal.SIGINT)
         if self.application:

@@ -29,14 +29,23 @@ class Context:
         return held(self.mesh.host(host).data, self.mesh.topology.host(host).identity)
 
     async def call(
-        self, to: str, *, as_: Held | None, sni: str | None = None, tls: bool = True, path: str = "/probe"
+        self,
+        to: str,
+        *,
+        as_: Held | None,
+        sni: str | None = None,
+        tls: bool = True,
+        path: str = "/probe",
+        patience: float = 0.0,
     ) -> Outcome:
         """One call to a host's mTLS port with a certificate of our choice."""
         host = self.mesh.topology.host(to)
         trusted = roots(self.mesh.host("web-1").data)
         context = client_context(self.mesh.folder / "probe", as_, trusted) if tls else None
         name = top.sni(host.service) if sni is None else sni
-        return await call(host.address, top.MTLS_PORT, tls=context, sni=name if tls else "", path=path)
+        return await call(
+            host.address, top.MTLS_PORT, tls=context, sni=name if tls else "", path=path, patience=patience
+        )
 
     def local(self, host: str, service: str) -> tuple[str, int]:
         """Where a host's own application finds a service."""

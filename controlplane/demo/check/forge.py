@@ -53,7 +53,7 @@ def held(folder: Path, identity: str) -> Held:
     for path in sorted(folder.glob("identity.[01]")):
         header, _, body = path.read_bytes().partition(b"\n")
         sequence = int(header.split()[1])
-        found = msgspec.msgpack.decode(body)["held"].get(identity)
+        found = msgspec.msgpack.decode(body).get("held", {}).get(identity)
         if found and (newest is None or sequence > newest[0]):
             newest = sequence, Held(found["chainPem"], found["keyPem"])
     if newest is None:

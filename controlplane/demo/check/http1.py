@@ -1,11 +1,13 @@
 """A raw HTTP/1.1 client: nothing is pooled, repeated or redirected behind one's back."""
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
+CLOSE_SECONDS = 1.0
 
 
 class BadAnswerError(Exception):
@@ -35,6 +37,21 @@ class Connection:
 
     def close(self) -> None:
         self.writer.close()
+
+    async def gone(self) -> None:
+        """Close it, and return once it is."""
+        self.writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.writer.wait_closed()
+
+    async def verdict(self, patience: float) -> None:
+        """Wait this long, or until the peer ends the connection; raise what it ended it with."""
+        end = asyncio.get_running_loop().time() + patience
+        while not self.dead and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - a stream has no event for its end
+            await asyncio.sleep(0.005)
+        if error := self.reader.exception():
+            raise error
 
     async def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> Answer:
         """One GET and its whole answer.
@@ -77,16 +94,9 @@ def _head(raw: bytes) -> tuple[int, dict[str, str]]:
     return int(status), {name.strip().casefold(): value.strip() for name, _, value in pairs}
 
 
-async def connect(
-    host: str, port: int, *, tls: ssl.SSLContext | None = None, sni: str = "", source: str = ""
-) -> Connection:
-    """A new connection; with `source`, from that address."""
+async def connect(host: str, port: int, *, tls: ssl.SSLContext | None = None, sni: str = "") -> Connection:
+    """A new connection."""
     reader, writer = await asyncio.open_connection(
-        host,
-        port,
-        ssl=tls,
-        server_hostname=sni or None,
-        local_addr=(source, 0) if source else None,
-        limit=MAX_HEAD_BYTES,
+        host, port, ssl=tls, server_hostname=sni or None, limit=MAX_HEAD_BYTES
     )
     return Connection(reader, writer)

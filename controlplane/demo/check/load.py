@@ -36,10 +36,6 @@ class Request:
     def ok(self) -> bool:
         return self.status == 200 and not self.error
 
-    @property
-    def why(self) -> str:
-        return self.error or f"status {self.status}"
-
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """What happened between two moments."""
@@ -96,7 +92,7 @@ class Load:
         while self._under_way:  # noqa: ASYNC110 - an event per request would cost more than this look
             await asyncio.sleep(0.02)
         for connection in self._idle:
-            connection.close()
+            await connection.gone()
         self._idle.clear()
 
     async def _one(self, number: int, *, fresh: bool) -> None:
@@ -109,8 +105,11 @@ class Load:
                 connection = await self._connection(fresh=fresh)
                 headers = {"connection": "close"} if fresh else {}
                 answer = await connection.get(self.name, self.path, headers)
-            said = _said(answer.body) if answer.status == 200 else _Said()
-            self._note(sent, fresh, answer.status, said=said)
+            if answer.status == 200:
+                self._note(sent, fresh, answer.status, said=_said(answer.body))
+            else:
+                text = answer.body.decode(errors="replace").strip()
+                self._note(sent, fresh, answer.status, error=f"status {answer.status}: {text[:160]}")
             if not fresh and answer.keeps:
                 self._idle.append(connection)
                 connection = None
@@ -119,9 +118,9 @@ class Load:
         except (OSError, BadAnswerError) as exc:
             self._note(sent, fresh, 0, error=_short(exc))
         finally:
-            del self._under_way[number]
             if connection:
-                connection.close()
+                await connection.gone()
+            del self._under_way[number]
 
     async def _connection(self, *, fresh: bool) -> Connection:
         while not fresh and self._idle:
@@ -173,7 +172,7 @@ def account(requests: Iterable[Request], since: float, until: float, *, late: in
         p99_ms=round(quantile(took, 0.99), 1),
         longest_gap_s=round(max(b - a for a, b in pairwise(ends)), 2),
         by_instance=dict(sorted(Counter(r.instance for r in good).items())),
-        reasons=dict(Counter(r.why for r in mine if not r.ok).most_common(5)),
+        reasons=dict(Counter(r.error for r in mine if not r.ok).most_common(5)),
         late=late,
     )
 

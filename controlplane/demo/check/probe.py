@@ -41,18 +41,23 @@ async def call(
     sni: str = "",
     name: str = "api.shop",
     path: str = "/probe",
-    source: str = "",
+    patience: float = 0.0,
 ) -> Outcome:
-    """One GET on a connection of its own."""
+    """One GET on a connection of its own.
+
+    In TLS 1.3 a server judges the client's certificate after the client is done with the handshake. With `patience`
+    its verdict is waited for (seconds) before anything is sent, so that it can be told in the server's own words.
+    """
     seen = _Seen()
     try:
         async with asyncio.timeout(SECONDS):
-            connection = await connect(host, port, tls=tls, sni=sni, source=source)
+            connection = await connect(host, port, tls=tls, sni=sni)
             try:
                 seen = _look(connection.writer)
+                await connection.verdict(patience)
                 answer = await connection.get(name, path, {"connection": "close"})
             finally:
-                connection.close()
+                await connection.gone()
     except TimeoutError:
         return Outcome(refused=f"silence for {SECONDS:g} s", **seen._asdict())
     except ssl.SSLError as exc:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from controlplane.demo.check.context import Context
@@ -25,7 +26,7 @@ async def run(planned: Sequence[Planned], context: Context, facts: dict[str, Fig
         with context.mesh.progress.stage(f"step {plan.number}: {plan.title}"):
             steps.append(await _one(plan, context))
     ok = all(step.ok for step in steps)
-    tails = {} if ok else {str(path): tail(path.read_text(errors="replace")) for path in context.mesh.logs()}
+    tails = {} if ok else log_tails(context.mesh.logs())
     return Report(ok=ok, seconds=round(time.monotonic() - began, 1), steps=tuple(steps), facts=facts, log_tails=tails)
 
 
@@ -47,5 +48,17 @@ def _words(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}"
 
 
-def tail(text: str, lines: int = 15) -> str:
-    return "\n".join(text.splitlines()[-lines:])
+TAIL_LINES = 6
+MAX_LINE = 300
+QUIET = ("access.log", "application.log")
+"""What they say is in the figures already."""
+
+
+def log_tails(paths: Sequence[Path]) -> dict[str, str]:
+    """The ends of those logs that may say why something failed."""
+    tails = {}
+    for path in paths:
+        lines = path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        if lines and path.name not in QUIET:
+            tails[str(path)] = "\n".join(line[:MAX_LINE] for line in lines)
+    return tails

@@ -32,6 +32,7 @@ TARGET = "api-1"
 STOOD_IN = "api-3"
 OTHER_DOMAIN = "spiffe://other.example/ns/shop/sa/web"
 POSE_SECONDS = 2.0
+VERDICT_SECONDS = 0.2
 
 
 class Case(NamedTuple):
@@ -47,7 +48,7 @@ async def run(context: Context, findings: Findings) -> None:
     mesh_ca = await asyncio.to_thread(intermediate_of_the_mesh, context)
     for case in cases(good, mesh_ca):
         before = await _good_call(context, findings, good, case.name)
-        outcome = await context.call(TARGET, as_=case.caller, tls=case.tls, sni=case.sni)
+        outcome = await context.call(TARGET, as_=case.caller, tls=case.tls, sni=case.sni, patience=VERDICT_SECONDS)
         findings.figure(case.name, _words(outcome))
         findings.expect(not outcome.status, f"{case.name}: not refused at the port but answered: {outcome}")
         after = await _good_call(context, findings, good, case.name)

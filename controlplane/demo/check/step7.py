@@ -105,7 +105,7 @@ def _line(context: Context, host: top.Host, caller: Held) -> Question:
                     connection.writer.write(b"after the storm\n")
                     return b"after the storm" in await connection.reader.readline()
                 finally:
-                    connection.close()
+                    await connection.gone()
         except (OSError, TimeoutError):
             return False
 

@@ -95,7 +95,7 @@ def test_an_answer_by_somebody_else_is_a_failure():
 
     async def work(port: int) -> None:
         load = await under_load(port, 0.2, rate=20)
-        assert {r.why for r in load.requests} == {"an answer that is not api's"}
+        assert {r.error for r in load.requests} == {"an answer that is not api's"}
 
     with_server(app, work)
 
@@ -111,7 +111,7 @@ def test_silence_is_a_failure_after_the_timeout_and_requests_that_cannot_start_a
             port = server.sockets[0].getsockname()[1]
             load = await under_load(port, 0.4, rate=50, timeout=0.2, most_under_way=5)
             await asyncio.sleep(0)
-        assert {r.why for r in load.requests} == {"no answer in 0.2 s"}
+        assert {r.error for r in load.requests} == {"no answer in 0.2 s"}
         assert load.late
 
     asyncio.run(go())

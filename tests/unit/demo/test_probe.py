@@ -36,7 +36,7 @@ def probe(tmp_path: Path, client: Held | None, trusted: Authority, *, plaintext:
         tls = None if plaintext else client_context(tmp_path, client, [pem(trusted)])
         sni = "" if plaintext else "80.api.shop.demo.mesh"
         try:
-            return asyncio.run(call("127.0.0.1", listener.getsockname()[1], tls=tls, sni=sni))
+            return asyncio.run(call("127.0.0.1", listener.getsockname()[1], tls=tls, sni=sni, patience=0.2))
         finally:
             server.join(10)
 
