@@ -22,6 +22,8 @@ MAX_REASON = 500
 
 _LOG_HEAD = re.compile(r"^\[[^\]]*\]\[\d+\]\[(?:error|critical)\]\[\w+\] (?:\[[^\]]*\] )?")
 _NOISE = re.compile(r"^error initializing (?:config|configuration) '[^']*(?:' '[^']*)*': *", re.DOTALL)
+_DEBUG_MARK = re.compile(r"goo\.gle/debug\w+")
+"""Protobuf puts it into every message that it prints, so that nobody parses them."""
 
 
 class Trial:
@@ -66,7 +68,7 @@ def reason(log: str) -> str:
     """What Envoy says, without when and where it says it."""
     lines = [_LOG_HEAD.sub("", line) for line in log.splitlines() if line.strip()]
     words = _NOISE.sub("", " ".join(lines))
-    words = " ".join(words.replace("goo.gle/debugonly", "").split())
+    words = " ".join(_DEBUG_MARK.sub("", words).split())
     # A protobuf constraint is told after the whole message that broke it.
     _, constraint, broken = words.rpartition("Proto constraint validation failed")
     words = constraint + broken
@@ -82,7 +84,9 @@ def static_resources(snapshot: Snapshot) -> bytes:
     for body in _bodies(resources.get(pb.LISTENER, {})):
         static.listeners.add().MergeFromString(body)
     for body in _bodies(resources.get(pb.SECRET, {})):
-        static.secrets.add().MergeFromString(body)
+        secret = static.secrets.add()
+        secret.MergeFromString(body)
+        static.clusters.append(_user(secret))
     for body in _bodies(resources.get(pb.ENDPOINT, {})):
         assignment = pb.ClusterLoadAssignment.FromString(body)
         assignment.cluster_name = f"trial of endpoints {assignment.cluster_name}"
@@ -95,6 +99,17 @@ def static_resources(snapshot: Snapshot) -> bytes:
 def _bodies(resources: Resources) -> Iterator[bytes]:
     for name in sorted(resources):
         yield resources[name].body
+
+
+def _user(secret: pb.Secret) -> pb.Cluster:
+    """A secret is looked into only when something uses it."""
+    tls = pb.CommonTlsContext()
+    if secret.HasField("validation_context"):
+        tls.validation_context_sds_secret_config.name = secret.name
+    else:
+        tls.tls_certificate_sds_secret_configs.add(name=secret.name)
+    socket = pb.TransportSocket(name="tls", typed_config=pb.any_of(pb.UpstreamTlsContext(common_tls_context=tls)))
+    return pb.Cluster(name=f"trial of secret {secret.name}", type=pb.Cluster.STATIC, transport_socket=socket)
 
 
 def _holder(routes: pb.RouteConfiguration) -> pb.Listener:

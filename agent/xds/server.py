@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from agent.xds import wire
-from agent.xds.stream import Acked, Nacked, Output, Stream
+from agent.xds.stream import Acked, Doubts, Nacked, Output, Stream
 from agent.xds.wire import Send
 from mesh.compile.types import Snapshot
 
@@ -72,10 +72,10 @@ class StreamStatus:
 class _Connection:
     """One Envoy's stream. The outbox holds one response a type: `stream` sends no second one before an answer."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, distrust: Doubts) -> None:
         self.number = number
         self.node = ""
-        self.stream = Stream(nonces=f"{number}.")
+        self.stream = Stream(nonces=f"{number}.", distrust=distrust)
         self._outbox: deque[Send] = deque()
         self._full = asyncio.Event()
 
@@ -100,6 +100,8 @@ class XdsServer:
         self._connections: dict[int, _Connection] = {}
         self._snapshot: Snapshot | None = None
         self._count = 0
+        self._doubts: Doubts = {}
+        """Of the streams that broke, until one that came after them is settled."""
         self.listening = asyncio.Event()
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -140,7 +142,7 @@ class XdsServer:
 
     async def _serve(self, _requests: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         self._count += 1
-        connection = _Connection(self._count)
+        connection = _Connection(self._count, self._doubts)
         try:
             async with asyncio.TaskGroup() as tasks:
                 writer = tasks.create_task(self._write(connection, context))
@@ -148,6 +150,7 @@ class XdsServer:
                 writer.cancel()
         finally:
             if self._connections.pop(connection.number, None):
+                self._distrust(connection.stream.doubts())
                 self._on_event(StreamClosed(connection.number))
 
     async def _read(self, connection: _Connection, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
@@ -176,7 +179,13 @@ class XdsServer:
             if isinstance(output, Send):
                 connection.put(output)
             else:
+                if isinstance(output, Acked):
+                    self._doubts = {}
                 self._on_event(Answered(connection.number, output))
+
+    def _distrust(self, doubts: Doubts) -> None:
+        known = self._doubts
+        self._doubts = {url: known.get(url, frozenset()) | doubts.get(url, frozenset()) for url in {*known, *doubts}}
 
     @staticmethod
     async def _write(connection: _Connection, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:

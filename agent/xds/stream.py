@@ -32,15 +32,16 @@ class Step:
 # Make before break (xDS protocol, "Eventual consistency considerations"). A secret that is held already is renewed
 # before what uses it; a new one is asked for by the cluster or listener that needs it, and then goes first too.
 # Listeners come and go in one response: Envoy removes first, so an address may pass from one listener to another.
+# Removed endpoints break nothing, for Envoy keeps the last ones of a cluster; and a warming cluster may wait for the
+# word that there are none.
 UPDATE_ORDER = (
     Step(pb.SECRET),
     Step(pb.CLUSTER),
-    Step(pb.ENDPOINT),
+    Step(pb.ENDPOINT, "both"),
     Step(pb.LISTENER, "both", needs=(pb.CLUSTER,)),
     Step(pb.ROUTE, needs=(pb.CLUSTER,)),
     Step(pb.ROUTE, "removals", needs=(pb.LISTENER,)),
     Step(pb.CLUSTER, "removals", needs=(pb.LISTENER, pb.ROUTE)),
-    Step(pb.ENDPOINT, "removals", needs=(pb.CLUSTER,)),
     Step(pb.SECRET, "removals", needs=(pb.LISTENER, pb.CLUSTER)),
 )
 TYPES = tuple(step.type_url for step in UPDATE_ORDER if step.part != "removals")
@@ -77,6 +78,9 @@ class Nacked:
 
 Output = Send | Acked | Nacked
 
+Doubts = Mapping[str, frozenset[str]]
+"""Type URL -> names that a client may hold in another version than it says when it resumes."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
@@ -87,9 +91,10 @@ class _Flight:
 
 
 class Stream:
-    def __init__(self, nonces: str = "") -> None:
-        """Nonces begin with this text: one stream's must not be another's."""
+    def __init__(self, nonces: str = "", *, distrust: Doubts | None = None) -> None:
+        """Nonces begin with this text: one stream's must not be another's. `distrust`: `doubts` of the one before."""
         self._prefix = nonces
+        self._distrust: Doubts = distrust or {}
         self._count = 0
         self._subscriptions: dict[str, Subscription] = {url: Subscription() for url in TYPES}
         self._target: Snapshot | None = None
@@ -113,7 +118,8 @@ class Stream:
             subscription.change(request.subscribe, request.unsubscribe, target)
         else:
             legacy = request.type_url in WHOLE
-            subscription.open(request.subscribe, request.initial_versions, target, legacy=legacy)
+            distrust = self._distrust.get(request.type_url, frozenset())
+            subscription.open(request.subscribe, request.initial_versions, target, legacy=legacy, distrust=distrust)
         return (*out, *self._advance())
 
     def on_snapshot(self, snapshot: Snapshot) -> tuple[Output, ...]:
@@ -136,6 +142,17 @@ class Stream:
             for url, subscription in self._subscriptions.items()
             if subscription.opened
         }
+
+    def doubts(self) -> Doubts:
+        """For the stream after this one. Envoy keeps the old version's name for what it took of a refused response;
+        and a cluster that was warming goes on waiting for endpoints whose version Envoy has already.
+        """
+        found = {url: subscription.unsure for url, subscription in self._subscriptions.items()}
+        for url, flight in self._flights.items():
+            found[url].update(name for name, _ in flight.pairs)
+            if url == pb.CLUSTER:
+                found[pb.ENDPOINT].update(_endpoints_of(resource) for resource in flight.send.resources)
+        return {url: frozenset(names) for url, names in found.items() if names}
 
     def _resources(self, url: str) -> Resources:
         return self._target.resources.get(url, _NOTHING) if self._target else _NOTHING
@@ -190,15 +207,18 @@ class Stream:
         if not endpoints.names:
             return
         for resource in clusters:
-            cluster = pb.Cluster.FromString(resource.body)
-            if cluster.type == pb.Cluster.EDS:
-                endpoints.forget(cluster.eds_cluster_config.service_name or cluster.name)
+            endpoints.forget(_endpoints_of(resource))
 
     def _settled(self, snapshot: Snapshot) -> tuple[Output, ...]:
         if snapshot is self._told or not all(self._subscriptions[url].opened for url in WHOLE):
             return ()
         self._told, types, self._moved = snapshot, tuple(self._moved), {}
         return (Acked(snapshot.digest, snapshot.revision, types),)
+
+
+def _endpoints_of(cluster: Resource) -> str:
+    message = pb.Cluster.FromString(cluster.body)
+    return message.eds_cluster_config.service_name or cluster.name
 
 
 def _changed(before: Snapshot | None, after: Snapshot, url: str) -> frozenset[str] | set[str]:

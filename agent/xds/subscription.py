@@ -47,14 +47,29 @@ class Subscription:
         self._refused: dict[Part, list[frozenset[Pair]]] = {}
         """Refused sets. In each, at least one member is guilty."""
 
-    def open(self, names: Iterable[str], versions: Mapping[str, str], target: Resources, *, legacy: bool) -> None:
-        """The first request of a stream for this type; versions are what the client still holds from before."""
+    def open(
+        self,
+        names: Iterable[str],
+        versions: Mapping[str, str],
+        target: Resources,
+        *,
+        legacy: bool,
+        distrust: frozenset[str] = frozenset(),
+    ) -> None:
+        """The first request of a stream for this type; versions are what the client says it still holds.
+
+        Of the names in `distrust` it may hold something else than it says.
+        """
         self.opened = True
         names = set(names)
         self.names = names - {WILDCARD}
         self.wildcard = WILDCARD in names or (legacy and not names)
         self.owes = self.wildcard
-        self.held = {name: version for name, version in versions.items() if self.wildcard or name in self.names}
+        self.held = {
+            name: UNKNOWN if name in distrust else version
+            for name, version in versions.items()
+            if self.wildcard or name in self.names
+        }
         self._dirty = self.names | self.held.keys()
         if self.wildcard:
             self._dirty |= target.keys()
@@ -81,9 +96,10 @@ class Subscription:
                     self._dirty.add(name)
 
     def forget(self, name: str) -> None:
-        """Send this name again, if it is wanted."""
+        """Send this name again, if it is wanted. If it is held and gone, that is a removal and waits for its turn."""
         if self.wildcard or name in self.names:
-            self.held.pop(name, None)
+            if self.held.pop(name, ABSENT) != ABSENT:
+                self.held[name] = UNKNOWN
             self._dirty.add(name)
 
     def touch(self, changed: Iterable[str]) -> None:
@@ -132,6 +148,11 @@ class Subscription:
             if self.wildcard or name in self.names:
                 self.held[name] = UNKNOWN
                 self._dirty.add(name)
+
+    @property
+    def unsure(self) -> set[str]:
+        """Names of which the client may hold something else than it was told last."""
+        return {name for name, version in self.held.items() if version == UNKNOWN}
 
     def _less_refused(self, due: Due, part: Part) -> Due:
         refused = self._refused.get(part)

@@ -102,6 +102,12 @@ class Client:
             self._answer(answer)
         self._begin_listeners()
 
+    def forgive(self, snapshot) -> None:
+        """What is not in this snapshot any more may be tried again when it comes back."""
+        for url, refused in self.refused.items():
+            there = {(name, resource.version) for name, resource in snapshot.resources[url].items()}
+            self.refused[url] = [r for r in refused if r <= there]
+
     def settle(self) -> None:
         """Take all that comes until nothing does."""
         for _ in range(2000):
@@ -146,6 +152,8 @@ class Client:
         held = self.types[url]
         more, less = names - held.names, held.names - names
         held.names = names
+        if less:
+            self.refused[url] = [r for r in self.refused.get(url, []) if not any(name in less for name, _ in r)]
         for name in less:
             held.in_force.pop(name, None)
             held.versions.pop(name, None)

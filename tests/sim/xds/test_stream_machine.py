@@ -36,6 +36,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     def publish(self):
         self.snapshot = self.worlds.snapshot(self.services, self.secret)
+        self.client.forgive(self.snapshot)
         self.client.receive(self.client.stream.on_snapshot(self.snapshot))
 
     @rule(name=st.sampled_from(NAMES), to=st.sampled_from(NAMES))
@@ -97,7 +98,7 @@ class StreamMachine(RuleBasedStateMachine):
     @rule()
     def reconnect(self):
         self.connections += 1
-        stream = Stream(f"{self.connections}.")
+        stream = Stream(f"{self.connections}.", distrust=self.client.stream.doubts())
         self.client.connect(stream)
         self.client.receive(stream.on_snapshot(self.snapshot))
 

@@ -62,7 +62,7 @@ def test_a_trial_holds_all_types():
 
     static = pb.Bootstrap.FromString(static_resources(Snapshot(Revision(1), b"", resources))).static_resources
 
-    assert [c.name for c in static.clusters] == ["c", "trial of endpoints e"]
+    assert [c.name for c in static.clusters] == ["c", "trial of secret s", "trial of endpoints e"]
     assert [s.name for s in static.secrets] == ["s"]
     assert [m.name for m in static.listeners] == ["l", "trial of routes r"]
     manager = pb.HttpConnectionManager()
