@@ -46,7 +46,7 @@ class Host:
         self._background = background
         self._compiler = Compiler()
         self._answers: list[Acked | Nacked] = []
-        self.snapshot: Snapshot | None = None
+        self._local: NodeLocal | None = None
         self.admin = folder / f"{name}-admin.sock"
         socket = folder / f"{name}-xds" / "xds.sock"
         self._server = XdsServer(socket, on_event=self._on_event)
@@ -82,13 +82,19 @@ class Host:
             self._answers.append(event.outcome)
 
     def publish(self, world: World, local: NodeLocal) -> Snapshot:
-        """Compile, publish, and wait until Envoy has it in force."""
+        """Compile, publish, and wait until Envoy has it."""
+        self._local = local
+        self._answers.clear()
         snapshot = self._compiler.compile(self._compiler.project(world, local))
         assert check(snapshot) == ()
         self._background.loop.call_soon_threadsafe(self._server.publish, snapshot)
         eventually(lambda: self._acked(snapshot), timeout=20, what=f"{self.name} has its configuration")
-        self.snapshot = snapshot
         return snapshot
+
+    def republish(self, world: World) -> Snapshot:
+        """Another world, for the same host."""
+        assert self._local is not None
+        return self.publish(world, self._local)
 
     def _acked(self, snapshot: Snapshot) -> bool:
         if refused := [a for a in self._answers if isinstance(a, Nacked)]:
