@@ -83,7 +83,7 @@ class Pipeline:
         self.substitutes: Substitutes = {}
         self.accepted: Offer | None = None
         """The last one that Envoy acknowledged whole."""
-        self._compiler = mesh_compile.Compiler()
+        self._compiler, self._checker = mesh_compile.Compiler(), mesh_compile.Checker()
         self._view: mesh_compile.NodeView | None = None
         self._offers: OrderedDict[bytes, Offer] = OrderedDict()
         self._last: Inputs | None = None
@@ -109,7 +109,7 @@ class Pipeline:
         world = self._in_force(inputs)
         self._view = mesh_compile.project(world, inputs.local, self._view)
         snapshot = self._compiler.compile(self._view)
-        if faults := mesh_compile.check(snapshot):
+        if faults := self._checker.check(snapshot):
             raise CompileError("; ".join(faults[:5]))
         self._last = inputs
         return Offer(snapshot, world, inputs.local, inputs.newest)

@@ -5,7 +5,8 @@
 1. `project` takes what this host needs and nothing more; bad data ends there, as a Problem beside the rest.
 2. `Compiler.compile` is a function of the view alone. It remembers what it made, so an endpoint event costs that
    endpoint's Service and nothing else.
-3. `check` says whether all references are closed, before anything leaves the process.
+3. `check` says whether all references are closed, before anything leaves the process; a Checker at the cost of what
+   changed.
 
     view, project       NodeView and how it is made       names      every resource name, once
     inbound, outbound   listeners, routes, clusters       tls        mTLS contexts, secrets
@@ -13,13 +14,14 @@
     endpoints           load assignments, spliced         http, parts  what several of them share
 """
 
-from mesh.compile.check import check
+from mesh.compile.check import Checker, check
 from mesh.compile.compiler import Compiler, compile  # noqa: A004 - the word of the architecture
 from mesh.compile.project import interest, project
 from mesh.compile.types import Problem, Resource, Resources, Snapshot
 from mesh.compile.view import NodeView
 
 __all__ = [
+    "Checker",
     "Compiler",
     "NodeView",
     "Problem",
