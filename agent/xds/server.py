@@ -5,6 +5,7 @@ show the peer's uid.
 """
 
 import asyncio
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,8 @@ MAX_STREAMS = 8
 """Two Envoys during a hot restart; each may reconnect before its old stream is seen to be gone."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 """A resumed stream names all that it holds: 10,000 resources are about 1 MB."""
+
+_SERVERS = itertools.count()
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -121,8 +124,9 @@ class XdsServer:
         server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
-        self._listen(server)
+        temporary = self._listen(server)
         await server.start()
+        temporary.replace(self._path)
         self.listening.set()
         try:
             await server.wait_for_termination()
@@ -130,15 +134,21 @@ class XdsServer:
             self.listening.clear()
             await server.stop(grace=None)
 
-    def _listen(self, server: grpc.aio.Server) -> None:
+    def _listen(self, server: grpc.aio.Server) -> Path:
+        """Bind another name, which then replaces the real one at a stroke.
+
+        gRPC removes the name that it bound some time after a stop: by then it may be the next server's.
+        """
+        temporary = self._path.with_name(f"{self._path.name}.{next(_SERVERS)}.{os.getpid()}")
         directory = self._path.parent
         if not directory.is_dir():
             directory.mkdir(mode=0o750, parents=True)
         umask = os.umask(0o117)
         try:
-            server.add_insecure_port(f"unix:{self._path}")
+            server.add_insecure_port(f"unix:{temporary}")
         finally:
             os.umask(umask)
+        return temporary
 
     async def _serve(self, _requests: object, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         self._count += 1
