@@ -2,6 +2,9 @@
 
 HTTP policies are in the chain's route, so that a change of them takes effect on the next request of open connections,
 and closes none. TCP has no requests: there a change replaces the chain, which closes what it let in.
+
+Known limit: Envoy's network RBAC decides on the first byte from the caller (envoyproxy/envoy issue 9023). A caller with
+a certificate of the mesh that no rule allows, and that says nothing, sees what an application says of its own accord.
 """
 
 from mesh import pb
