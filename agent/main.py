@@ -5,7 +5,8 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import click
 
@@ -80,6 +81,8 @@ def _token(token: str | None, token_file: Path | None, settings: Settings) -> st
 def run(config: Path) -> None:
     """Run the agent. It joins by itself if `tokenFile` is set; Envoy outlives it unless it is drained."""
     settings = _settings(config)
+    # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
+    sys.modules.setdefault("rich", cast("ModuleType", None))
     from agent import daemon
 
     daemon.run(settings)

@@ -9,20 +9,15 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import msgspec
 import structlog
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    exposition,
-)
 from structlog.typing import Processor
+
+if TYPE_CHECKING:
+    # Loaded by who has metrics to keep: the agent has none here, and saves the 3 MB.
+    from prometheus_client import Counter, Gauge, Histogram
 
 REDACTED = "[redacted]"
 
@@ -127,31 +122,44 @@ class Metric(NamedTuple):
     help: str
     labels: tuple[str, ...] = ()
     """A label is always present."""
-    buckets: tuple[float, ...] = Histogram.DEFAULT_BUCKETS
+    buckets: tuple[float, ...] = ()
+    """Of a histogram; empty: the library's."""
 
 
 class Metrics:
     """A registry and what is in it. Each daemon makes one and hands it down; nothing is global."""
 
-    content_type = exposition.CONTENT_TYPE_PLAIN_0_0_4
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+    """Of the scrape page (Prometheus' text exposition format)."""
 
     def __init__(self, *, process: bool = False) -> None:
+        from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
         self.registry = CollectorRegistry(auto_describe=True)
         if process:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
 
-    def counter(self, row: Metric) -> Counter:
+    def counter(self, row: Metric) -> "Counter":
+        from prometheus_client import Counter
+
         return Counter(_checked(row), row.help, row.labels, registry=self.registry)
 
-    def gauge(self, row: Metric) -> Gauge:
+    def gauge(self, row: Metric) -> "Gauge":
+        from prometheus_client import Gauge
+
         return Gauge(_checked(row), row.help, row.labels, registry=self.registry)
 
-    def histogram(self, row: Metric) -> Histogram:
-        return Histogram(_checked(row), row.help, row.labels, registry=self.registry, buckets=row.buckets)
+    def histogram(self, row: Metric) -> "Histogram":
+        from prometheus_client import Histogram
+
+        buckets = row.buckets or Histogram.DEFAULT_BUCKETS
+        return Histogram(_checked(row), row.help, row.labels, registry=self.registry, buckets=buckets)
 
     def page(self) -> bytes:
         """The scrape page."""
+        from prometheus_client import exposition
+
         return exposition.generate_latest(self.registry)
 
 
