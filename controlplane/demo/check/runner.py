@@ -45,10 +45,13 @@ async def _one(plan: Planned, context: Context) -> Step:
 def _words(exc: BaseException) -> str:
     if isinstance(exc, BaseExceptionGroup):
         return "; ".join(_words(inner) for inner in exc.exceptions)
-    return f"{type(exc).__name__}: {exc}"
+    first, *rest = f"{type(exc).__name__}: {exc}".splitlines() or [type(exc).__name__]
+    # A dead process's error carries the end of its log, most telling last.
+    return "\n".join([first, *rest[-LAST_LINES:]])
 
 
 TAIL_LINES = 6
+LAST_LINES = 4
 MAX_LINE = 300
 QUIET = ("access.log", "application.log")
 """What they say is in the figures already."""
