@@ -121,7 +121,7 @@ class Proxies:
                     allow_redirects=False,
                 ) as response,
             ):
-                raw = await response.content.read(MAX_ANSWER_BYTES)
+                raw = await _whole(response)
                 if response.status == 404:
                     return None
                 if response.status != 200:
@@ -129,3 +129,13 @@ class Proxies:
                 return msgspec.json.decode(raw)
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as exc:
             raise PeerError(f"{peer.replica}: {exc or 'no answer in time'}") from exc
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """The body up to MAX_ANSWER_BYTES: a single read gives only what has arrived."""
+    raw = bytearray()
+    async for chunk in response.content.iter_any():
+        raw += chunk
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise PeerError("the answer is too large")
+    return bytes(raw)
