@@ -77,8 +77,8 @@ def web_app(name: str, api: Place, db: Place) -> web.Application:
         url = f"http://{api.host}:{api.port}/{request.match_info['path']}"
         try:
             async with request.app[key].get(url) as answer:
-                body = await answer.text()
-                return web.json_response({"web": name, "status": answer.status, "api": body})
+                said = await (answer.json() if answer.content_type == "application/json" else answer.text())
+                return web.json_response({"web": name, "status": answer.status, "api": said})
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             return web.json_response({"web": name, "error": str(exc) or type(exc).__name__}, status=502)
 

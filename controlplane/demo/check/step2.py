@@ -14,7 +14,8 @@ TITLE = "web → api answers and knows its caller; db → api is refused by the 
 async def run(context: Context, findings: Findings) -> None:
     web = context.mesh.topology.host("web-1")
     answer = await call(web.address, web.port, name="web", path="/api/hello")
-    said = json.loads(json.loads(answer.body).get("api", "{}")) if answer.answered else {}
+    said = json.loads(answer.body).get("api") if answer.answered else None
+    said = said if isinstance(said, dict) else {}
     findings.figure("web → api", f"status {answer.status} from {said.get('instance', '-')}")
     findings.figure("api saw", said.get("caller", ""))
     findings.expect(answer.answered, f"web's own answer: {answer}")
