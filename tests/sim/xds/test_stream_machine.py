@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -160,7 +161,7 @@ class StreamMachine(RuleBasedStateMachine):
 
 
 StreamMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestStream = StreamMachine.TestCase
+TestStream = pytest.mark.slow(StreamMachine.TestCase)
 
 
 def test_types_are_those_of_the_client():
