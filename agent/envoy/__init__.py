@@ -7,5 +7,5 @@
     admin       the one door to Envoy's admin socket   process   start or adopt the launcher, ask Envoy
     trial       would Envoy take this snapshot?
 
-The launcher imports nothing but the standard library, `host`, `succession` and `record`: it stays in memory on every host.
+The launcher imports nothing but the standard library, `host`, `succession` and `record`: it is always in memory.
 """
