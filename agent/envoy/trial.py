@@ -91,8 +91,8 @@ def static_resources(snapshot: Snapshot) -> bytes:
         assignment = pb.ClusterLoadAssignment.FromString(body)
         assignment.cluster_name = f"trial of endpoints {assignment.cluster_name}"
         static.clusters.add(name=assignment.cluster_name, type=pb.Cluster.STATIC, load_assignment=assignment)
-    for body in _bodies(resources.get(pb.ROUTE, {})):
-        static.listeners.append(_holder(pb.RouteConfiguration.FromString(body)))
+    for number, body in enumerate(_bodies(resources.get(pb.ROUTE, {}))):
+        static.listeners.append(_holder(pb.RouteConfiguration.FromString(body), number))
     return pb.encode(pb.Bootstrap(static_resources=static))
 
 
@@ -112,10 +112,11 @@ def _user(secret: pb.Secret) -> pb.Cluster:
     return pb.Cluster(name=f"trial of secret {secret.name}", type=pb.Cluster.STATIC, transport_socket=socket)
 
 
-def _holder(routes: pb.RouteConfiguration) -> pb.Listener:
+def _holder(routes: pb.RouteConfiguration, number: int) -> pb.Listener:
+    """Each has an address of its own: Envoy refuses two listeners on one."""
     manager = pb.HttpConnectionManager(stat_prefix="trial", route_config=routes)
     manager.http_filters.add(name="router").typed_config.Pack(pb.Router())
     listener = pb.Listener(name=f"trial of routes {routes.name}")
-    listener.address.pipe.path = "@trial"
+    listener.address.pipe.path = f"@trial-{number}"
     listener.filter_chains.add().filters.add(name="http").typed_config.Pack(manager)
     return listener

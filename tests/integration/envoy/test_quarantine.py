@@ -90,7 +90,7 @@ def test_trials_see_bad_resources_of_every_type(certificate):
         "cds": (cluster("api"),),
         "eds": (endpoints("api", 1),),
         "lds": (listener("in", 1, routes="r"),),
-        "rds": (route("r", "api"),),
+        "rds": (route("r", "api"), route("another", "api")),
         "sds": (secret("identity", *certificate),),
     }
     bad = {
