@@ -78,7 +78,7 @@ from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 i
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions as UpstreamHttpOptions
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
-from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute
+from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -228,6 +228,7 @@ __all__ = [
     "RbacRules",
     "Rds",
     "RegexMatchAndSubstitute",
+    "RegexMatcher",
     "ResponseMapper",
     "RetryPolicy",
     "Route",

@@ -144,10 +144,10 @@ def set_header(name: str, value: str) -> pb.HeaderValueOption:
 
 
 def route_config(
-    name: str, route: pb.Route, *, rules: pb.Matcher | None = None, **host: object
+    name: str, *routes: pb.Route, rules: pb.Matcher | None = None, **host: object
 ) -> pb.RouteConfiguration:
-    """One virtual host for all names, one route for all paths."""
-    virtual = pb.VirtualHost(name="all", domains=["*"], routes=[route], **host)
+    """One virtual host for all names; the first route that matches counts."""
+    virtual = pb.VirtualHost(name="all", domains=["*"], routes=routes, **host)
     if rules is not None:
         for filter_name, config in _rbac(rules).items():
             virtual.typed_per_filter_config[filter_name].CopyFrom(pb.any_of(pb.RBACPerRoute(rbac=config)))
@@ -162,6 +162,13 @@ def to_cluster(cluster: str, retry: pb.RetryPolicy | None = None) -> pb.Route:
     return pb.Route(match=pb.RouteMatch(prefix="/"), route=action)
 
 
+def idempotent(route: pb.Route) -> pb.Route:
+    """The same for requests that may be repeated without harm (RFC 9110, 9.2.2) alone."""
+    methods = pb.StringMatcher(safe_regex=pb.RegexMatcher(regex="GET|HEAD|OPTIONS|TRACE|PUT|DELETE"))
+    route.match.headers.append(pb.HeaderMatcher(name=":method", string_match=methods))
+    return route
+
+
 def unavailable(reason: str) -> pb.Route:
     """503 with a reason for people."""
     body = pb.DataSource(inline_string=f"holdfast: {reason}\n")
@@ -169,7 +176,7 @@ def unavailable(reason: str) -> pb.Route:
 
 
 def retry_elsewhere(conditions: tuple[str, ...], *, retries: int = 1) -> pb.RetryPolicy:
-    """Try another host, where it is certain that the first has not seen the request."""
+    """Try another host, on these conditions."""
     policy = pb.RetryPolicy(
         retry_on=",".join(conditions),
         num_retries=pb.uint32(retries),

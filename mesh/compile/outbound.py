@@ -25,6 +25,9 @@ from mesh.compile.view import Frame, Outbound
 RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
 """Each of them means: no application has seen the request."""
 
+RETRY_IDEMPOTENT_ON = (*RETRY_ON, "reset")
+"""Also when a host dies between the request and its answer: whether it was seen does not matter for these."""
+
 NO_CERTIFICATE = "this host holds no certificate yet for the identity that calls"
 
 # Between proxies HTTP is always HTTP/2: it says goodbye before it closes, so restarts and renewals lose no request.
@@ -82,8 +85,14 @@ def _log(frame: Frame, upstream: Outbound) -> pb.AccessLog:
 
 def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
     """To its cluster, or the reason why there is none."""
-    found = http.unavailable(fault) if fault else http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON))
-    return http.route_config(name(upstream), found, response_headers_to_remove=[names.UNREACHED])
+    if fault:
+        routes = [http.unavailable(fault)]
+    else:
+        routes = [
+            http.idempotent(http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_IDEMPOTENT_ON))),
+            http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON)),
+        ]
+    return http.route_config(name(upstream), *routes, response_headers_to_remove=[names.UNREACHED])
 
 
 def cluster(frame: Frame, upstream: Outbound) -> pb.Cluster:
