@@ -6,6 +6,7 @@ they inherit from the agent.
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import sys
@@ -107,26 +108,35 @@ class Machine:
         return None
 
     def kill9(self, *, application: bool = True) -> float:
-        """End everything at once, with no chance to clean up. Returns the monotonic moment just before."""
+        """End everything at once, with no chance to clean up.
+
+        Returns the monotonic moment from which on its Envoys were dead, their connections closed. A kill takes some
+        milliseconds, and until then they go on; what was under way at that moment was under way at the kill.
+        """
         spared = {self.application.pid} if self.application and not application and self.application.running else set()
         # Envoy goes first: no request may find it alive with its application already dead, as none does when a host
         # loses its power. Its launcher goes before it, or there would be another.
         launcher, envoys = self.launcher(), self.envoys()
         others = [pid for pid in self.pids() if pid not in {*spared, *envoys, launcher}]
-        moment = time.monotonic()
-        for pid in (launcher, *envoys, *others):
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        watched = [os.pidfd_open(pid) for pid in envoys]
+        try:
+            for pid in (launcher, *envoys, *others):
+                if pid:
+                    _kill(pid)
+            # The kernel says that a process has ended after it has closed what it had open.
+            for descriptor in watched:
+                select.select([descriptor], [], [], STOP_SECONDS)
+            moment = time.monotonic()
+        finally:
+            for descriptor in watched:
+                os.close(descriptor)
         self.agent.kill9()
         if self.application and application:
             self.application.kill9()
         # An Envoy that was being started while we looked would be left over.
-        while [pid for pid in self.pids() if pid not in spared]:
-            for pid in self.pids():
-                if pid not in spared:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+        while left := [pid for pid in self.pids() if pid not in spared]:
+            for pid in left:
+                _kill(pid)
             time.sleep(POLL_SECONDS)
         return moment
 
@@ -147,6 +157,11 @@ class Machine:
         with contextlib.suppress(OSError, ValueError):
             base = int((self.run / "envoy.base-id").read_text())
             Path(f"/dev/shm/envoy_shared_memory_{base * 10}").unlink()  # noqa: S108 - where Envoy keeps it
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _name(pid: int) -> str:
