@@ -5,6 +5,7 @@ machine by the SPIFFE id in the client certificate that TLS verified. `MATRIX` s
 in it is refused to everybody.
 """
 
+import functools
 import hashlib
 import secrets
 from dataclasses import dataclass, field
@@ -156,10 +157,14 @@ async def operator(store: Store, header: str, now: float) -> Operator | Rejected
     return Operator(record.name, record.role, record.expires)
 
 
+@functools.lru_cache(maxsize=4096)
 def machine(  # noqa: PLR0911 - one for each fault
     certificate: bytes, trust_domain: str
 ) -> NodeCaller | ReplicaCaller | Rejected:
-    """Whoever holds this verified client certificate (DER)."""
+    """Whoever holds this verified client certificate (DER).
+
+    What a certificate says never changes, and one connection shows the same with each request: it is read once.
+    """
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -5,6 +5,7 @@ their field and by their looks. Metrics live in a registry that its owner made; 
 table (`metrics.py`, rows of `Metric`), so that they can be listed and never collide.
 """
 
+import functools
 import logging
 import re
 import sys
@@ -95,19 +96,31 @@ def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _clean(name: str, value: object) -> object:
-    if value and name.lower().replace("_", "").replace("-", "").endswith(_SECRET_FIELDS):
+    if value and (_names_secret(name) if len(name) < LONG_NAME else _says_secret(name)):
         return REDACTED
-    if isinstance(value, bool | int | float | None):
+    if isinstance(value, _PLAIN):
         return value
-    if isinstance(value, msgspec.Struct):
-        value = {field: getattr(value, field) for field in value.__struct_fields__}
-    if isinstance(value, Mapping):
-        return {str(k): _clean(str(k), v) for k, v in value.items()}
-    # A named tuple (Ref and its like) has words of its own.
-    if isinstance(value, list | tuple | set | frozenset) and not hasattr(value, "_fields"):
-        return [_clean(name, item) for item in value]
+    if not isinstance(value, str):  # most are; this is on the path of every audit line
+        if isinstance(value, msgspec.Struct):
+            value = {field: getattr(value, field) for field in value.__struct_fields__}
+        if isinstance(value, Mapping):
+            return {str(k): _clean(str(k), v) for k, v in value.items()}
+        # A named tuple (Ref and its like) has words of its own.
+        if isinstance(value, _SEVERAL) and not hasattr(value, "_fields"):
+            return [_clean(name, item) for item in value]
     text = _SECRET_TEXT.sub(REDACTED, str(value))
     return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}… ({len(text)} characters)"
+
+
+def _says_secret(field: str) -> bool:
+    return field.lower().replace("_", "").replace("-", "").endswith(_SECRET_FIELDS)
+
+
+LONG_NAME = 64
+"""Names of fields are words of ours, and remembered; a name out of somebody's data may be of any length."""
+_names_secret = functools.lru_cache(maxsize=1024)(_says_secret)
+_PLAIN = (bool, int, float, type(None))
+_SEVERAL = (list, tuple, set, frozenset)
 
 
 def _to_json(event: object, **_: object) -> str:
