@@ -66,6 +66,10 @@ class MemoryStore:
         place = bisect_right(versions, at, key=lambda version: version[0])
         return versions[place - 1][1] if place else None
 
+    async def get_many(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        await self._enter()
+        return tuple(self._now(key) for key in keys)
+
     async def list(self, prefix: str) -> Listing:
         await self._enter()
         found = sorted(key for key in self._versions if key.startswith(prefix))

@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol
 
 from mesh.model import Revision
 
+MAX_GETS = 64
+"""Keys of one get_many: half of what etcd takes in a transaction by default."""
+
 
 class Item(NamedTuple):
     """A key at one moment."""
@@ -109,6 +112,12 @@ class Store(Protocol):
 
     async def get(self, key: str, *, at: Revision | None = None) -> Item | None:
         """One key, now or at a past revision (then Compacted may be raised)."""
+
+    async def get_many(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        """Several keys at one moment, in the order asked for; at most MAX_GETS, and together no larger than a request.
+
+        Not through a store gate: it admits reads of ranges alone.
+        """
 
     async def list(self, prefix: str) -> Listing:
         """All keys with this prefix at one revision; paged inside, so of any size."""

@@ -6,7 +6,7 @@ Tests put it around the stores they hand out, so that a misuse fails where it ha
 from collections.abc import AsyncIterator, Sequence
 
 from mesh.model import Revision
-from mesh.store.protocol import Batch, Compare, Item, Lease, Listing, Op, Put, Range, Store, Watch
+from mesh.store.protocol import MAX_GETS, Batch, Compare, Item, Lease, Listing, Op, Put, Range, Store, Watch
 
 
 class BrokenContractError(AssertionError):
@@ -26,6 +26,17 @@ class StrictStore:
         item = await self._store.get(key, at=at)
         _check(item is None or item.key == key, f"{item} is no answer to get {key}")
         return item
+
+    async def get_many(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        self._usable()
+        _check(len(keys) <= MAX_GETS, f"{len(keys)} keys are asked for at once")
+        for key in keys:
+            _key(key)
+        items = await self._store.get_many(keys)
+        _check(len(items) == len(keys), "not an answer for each key")
+        for key, item in zip(keys, items, strict=True):
+            _check(item is None or item.key == key, f"{item} is no answer to get {key}")
+        return items
 
     async def list(self, prefix: str) -> Listing:
         self._usable()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mesh.store.errors import Compacted, Conflict, Refused
-from mesh.store.protocol import Compare, Delete, Event, Put, Range
+from mesh.store.protocol import MAX_GETS, Compare, Delete, Event, Put, Range
 from tests.support.waiting import aeventually
 
 
@@ -52,6 +52,31 @@ def test_a_stale_compare_writes_nothing(backend):
             assert (await store.get(a)).value == b"1"
             assert await store.get(b) is None
             assert await store.revision() == revision
+
+    asyncio.run(run())
+
+
+def test_several_keys_are_read_at_one_moment(backend):
+    """In the order asked for, and never from two moments."""
+
+    async def run():
+        async with backend.store() as store, backend.store() as writer:
+            names = [f"{backend.room}{n:02}" for n in range(MAX_GETS)]
+            assert await store.get_many([]) == ()
+            assert await store.get_many(names[:2]) == (None, None)
+
+            async def write():
+                for turn in range(30):
+                    await writer.txn([], [Put(name, f"{turn}".encode()) for name in names])
+
+            async with asyncio.TaskGroup() as group:
+                writing = group.create_task(write())
+                while not writing.done():
+                    items = await store.get_many(names[::-1])
+                    assert len({item and (item.value, item.revision) for item in items}) == 1
+            items = await store.get_many([names[3], backend.room + "none", names[1]])
+            assert [item and item.key for item in items] == [names[3], None, names[1]]
+            assert items[0] == await store.get(names[3])
 
     asyncio.run(run())
 
