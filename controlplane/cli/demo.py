@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from controlplane.cli.errors import CliError, Exit
 
@@ -109,6 +110,7 @@ async def _check(place: Path, grace: float, *, as_json: bool) -> int:
                 report = await run(STEPS, Context(mesh, api, store), mesh.facts())
         finally:
             await store.close()
+    report = msgspec.structs.replace(report, facts=report.facts | {"processes that had to be killed": mesh.stubborn})
     if as_json:
         emit(report, "json")
     else:

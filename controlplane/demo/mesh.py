@@ -22,7 +22,9 @@ from controlplane.cli.client import Api
 from controlplane.cli.context import Connection
 from controlplane.cli.errors import CliError
 from controlplane.demo import topology as top
-from controlplane.demo.binaries import find_bao, find_envoy, find_etcd
+from controlplane.demo.bao import Bao
+from controlplane.demo.binaries import EtcdBinaries, find_envoy, find_etcd
+from controlplane.demo.etcd_cluster import EtcdCluster
 from controlplane.demo.machine import MAX_SOCKET_PATH, Machine, program
 from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
 from controlplane.demo.process import Process, ProcessError
@@ -42,10 +44,7 @@ class Mesh:
     """`async with Mesh(folder, progress) as mesh`: up inside, gone afterwards."""
 
     def __init__(self, folder: Path, progress: Progress, *, grace: float = 15.0, workload_ttl: int = 0) -> None:
-        """Choose addresses and find the servers; `workload_ttl` in seconds, 0 for the mesh's default."""
-        from controlplane.demo.bao import Bao
-        from controlplane.demo.etcd_cluster import EtcdCluster
-
+        """Choose addresses; `workload_ttl` in seconds, 0 for the mesh's default."""
         longest = folder / "hosts" / "gate-1" / "run" / "xds" / "ads.sock"
         if len(str(longest).encode()) > MAX_SOCKET_PATH:
             raise DemoError(f"{folder} is too long a path: unix sockets under it would have more than 107 bytes")
@@ -53,18 +52,27 @@ class Mesh:
         self._workload_ttl = workload_ttl
         self.mark = secrets.token_hex(8)
         self.topology = free_topology()
-        with progress.stage("find the servers (etcd is built once, which takes minutes)"):
-            self.binaries = find_etcd(progress.note)
-            self.envoy = find_envoy()
-            find_bao()
-        self.etcd = EtcdCluster(folder / "etcd", binaries=self.binaries)
-        self.bao = Bao(folder / "bao")
+        self._binaries: EtcdBinaries | None = None
+        self._etcd: EtcdCluster | None = None
+        self._bao: Bao | None = None
         self.planes: list[PlaneNode] = []
         self.gates: dict[str, Machine] = {}
         self.hosts: dict[str, Machine] = {}
         self._reaper: subprocess.Popen[bytes] | None = None
+        self.stubborn = 0
+        """Processes that had to be killed at the end."""
 
     # -- what others need to know
+
+    @property
+    def etcd(self) -> EtcdCluster:
+        assert self._etcd
+        return self._etcd
+
+    @property
+    def bao(self) -> Bao:
+        assert self._bao
+        return self._bao
 
     @property
     def connection(self) -> Connection:
@@ -97,11 +105,13 @@ class Mesh:
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """What this demo runs on, for a report."""
+        assert self._binaries
+        etcd = subprocess.run([self._binaries.etcd, "--version"], capture_output=True, text=True, check=True)
         return {
             "liveness grace": f"{self.grace:g} s (the default is 15 s)",
             "workload certificates": f"{self._workload_ttl or 72 * 3600} s (the default is {72 * 3600} s)",
-            "etcd": str(self.binaries.etcd),
-            "signer": f"vault, OpenBao at {self.bao.address}",
+            "etcd": etcd.stdout.splitlines()[0].rpartition(" ")[2],
+            "signer": "vault (OpenBao)",
         }
 
     def logs(self) -> list[Path]:
@@ -135,6 +145,8 @@ class Mesh:
             start_new_session=True,
         )
         stage = self.progress.stage
+        with stage("find the servers (the first time, etcd is built, which takes minutes)"):
+            await asyncio.to_thread(self._find)
         with stage("etcd, three members, and OpenBao"):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start_etcd())
@@ -165,9 +177,11 @@ class Mesh:
         async with asyncio.TaskGroup() as group:
             for node in self.planes:
                 group.create_task(asyncio.to_thread(node.stop))
-        await asyncio.to_thread(self.bao.stop)
-        await asyncio.to_thread(self.etcd.close)
-        await asyncio.to_thread(end_all, self.mark)
+        if self._bao:
+            await asyncio.to_thread(self._bao.stop)
+        if self._etcd:
+            await asyncio.to_thread(self._etcd.close)
+        self.stubborn = len(await asyncio.to_thread(end_all, self.mark))
         if self._reaper and self._reaper.stdin:
             self._reaper.stdin.close()
             await asyncio.to_thread(self._reaper.wait)
@@ -192,6 +206,12 @@ class Mesh:
                 process.check()
 
     # -- parts
+
+    def _find(self) -> None:
+        self.envoy = find_envoy()
+        self._bao = Bao(self.folder / "bao")
+        self._binaries = find_etcd(self.progress.note)
+        self._etcd = EtcdCluster(self.folder / "etcd", binaries=self._binaries)
 
     async def _start_etcd(self) -> None:
         self.etcd.launch()

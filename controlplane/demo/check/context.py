@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import aiohttp
+
 from controlplane.cli.client import Api
 from controlplane.demo import topology as top
 from controlplane.demo.check.forge import Held, client_context, held, roots
@@ -68,3 +70,28 @@ class Context:
     async def settle(self, seconds: float = 60.0) -> None:
         """Return once every proxy serves and every instance is healthy."""
         await self.mesh.until(lambda: self.mesh.settled(self.api), "the mesh is whole again", seconds)
+
+    async def start_everything(self) -> None:
+        """Start what does not run, in no particular order: each part waits for what it needs."""
+        mesh = self.mesh
+        for node in mesh.planes:
+            node.start()
+        for machine in mesh.machines:
+            await asyncio.to_thread(machine.start)
+        mesh.etcd.launch()
+        if not mesh.bao.process.running:
+            await asyncio.to_thread(mesh.bao.start)
+
+    async def switch(self, name: str, *, ok: bool) -> None:
+        """Make an application's health check pass or fail."""
+        host = self.mesh.topology.host(name)
+        url = f"http://{host.address}:{host.port}/control/health?ok={str(ok).lower()}"
+        async with aiohttp.ClientSession() as session, session.post(url) as answer:
+            answer.raise_for_status()
+
+    async def mend(self) -> None:
+        """Bring back whatever a broken step left stopped or ill."""
+        await self.start_everything()
+        for host in self.mesh.topology.apis:
+            await self.switch(host.name, ok=True)
+        await self.settle()

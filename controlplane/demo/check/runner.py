@@ -25,6 +25,10 @@ async def run(planned: Sequence[Planned], context: Context, facts: dict[str, Fig
     for plan in planned:
         with context.mesh.progress.stage(f"step {plan.number}: {plan.title}"):
             steps.append(await _one(plan, context))
+        if not steps[-1].ok:
+            # What one step left broken is mended, so that the next one finds its own faults only.
+            with context.mesh.progress.stage("mend what the step left behind"):
+                await _mend(context)
     ok = all(step.ok for step in steps)
     tails = {} if ok else log_tails(context.mesh.logs())
     return Report(ok=ok, seconds=round(time.monotonic() - began, 1), steps=tuple(steps), facts=facts, log_tails=tails)
@@ -42,6 +46,14 @@ async def _one(plan: Planned, context: Context) -> Step:
     return findings.step(plan.number, plan.title, time.monotonic() - began)
 
 
+async def _mend(context: Context) -> None:
+    try:
+        async with asyncio.timeout(MEND_SECONDS):
+            await context.mend()
+    except Exception as exc:  # noqa: BLE001 - then the next step says what is missing
+        context.mesh.progress.note(_words(exc))
+
+
 def _words(exc: BaseException) -> str:
     if isinstance(exc, BaseExceptionGroup):
         return "; ".join(_words(inner) for inner in exc.exceptions)
@@ -51,6 +63,7 @@ def _words(exc: BaseException) -> str:
 
 
 TAIL_LINES = 6
+MEND_SECONDS = 60.0
 LAST_LINES = 4
 MAX_LINE = 300
 QUIET = ("access.log", "application.log")

@@ -3,8 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
-
 from controlplane.demo import topology as top
 from controlplane.demo.check.context import Context
 from controlplane.demo.check.load import Load
@@ -39,13 +37,13 @@ async def _sick(context: Context, findings: Findings, load: Load) -> None:
     """Health goes, traffic turns away from the instance; health comes back, and so does traffic."""
     clock = asyncio.get_running_loop().time
     since = clock()
-    await switch(context, SICK, ok=False)
+    await context.switch(SICK, ok=False)
     await _health(context, lambda h: h.get(SICK) == "unhealthy", f"{SICK} is seen unhealthy")
     findings.figure("health check fails → unhealthy", f"{clock() - since:.1f} s")
     await asyncio.sleep(AFTER_SECONDS)
     last = max((r.finished for r in load.requests if r.instance == SICK), default=since)
     findings.expect(last < clock() - AFTER_SECONDS / 2, f"{SICK} still gets requests while it is unhealthy")
-    await switch(context, SICK, ok=True)
+    await context.switch(SICK, ok=True)
     await _health(context, lambda h: h.get(SICK) == "healthy", f"{SICK} is seen healthy again")
     found = load.account(since, await _now(load))
     findings.figure("requests during failed health check: sent, failed", f"{found.sent}, {found.failed}")
@@ -73,7 +71,7 @@ async def _alone(context: Context, findings: Findings, load: Load) -> None:
     for node in mesh.planes:
         await asyncio.to_thread(node.stop)
     since = clock()
-    await switch(context, SICK, ok=False)
+    await context.switch(SICK, ok=False)
     killed = await asyncio.to_thread(mesh.host(DEAD_LATER).kill9)
     await asyncio.sleep(mesh.grace + AFTER_SECONDS)
     early = [r.error for r in load.requests if since <= r.sent and r.finished < killed and not r.ok]
@@ -86,7 +84,7 @@ async def _alone(context: Context, findings: Findings, load: Load) -> None:
         set(health) == wanted, f"endpoints of {wanted - set(health)} were removed with no control plane there"
     )
     findings.expect("lost" not in health.values(), f"somebody was marked lost with no control plane there: {health}")
-    await switch(context, SICK, ok=True)
+    await context.switch(SICK, ok=True)
     for node in mesh.planes:
         node.start()
     await asyncio.to_thread(mesh.host(DEAD_LATER).start)
@@ -106,14 +104,6 @@ def _whole(findings: Findings, load: Load) -> None:
     fresh = sum(r.fresh for r in load.requests)
     findings.figure("requests in all, on a connection of their own", f"{len(load.requests)}, {fresh}")
     findings.figure("requests that could not start in time", len(load.late))
-
-
-async def switch(context: Context, name: str, *, ok: bool) -> None:
-    """Make an application's health check pass or fail."""
-    host = context.mesh.topology.host(name)
-    url = f"http://{host.address}:{host.port}/control/health?ok={str(ok).lower()}"
-    async with aiohttp.ClientSession() as session, session.post(url) as answer:
-        answer.raise_for_status()
 
 
 async def _now(load: Load) -> float:

@@ -21,6 +21,8 @@ ROTATIONS = 2
 PATIENCE = 80.0
 POLL_SECONDS = 0.2
 SERVER = "api-1"
+RECENT = 100
+"""Requests to look at each time: more than are sent meanwhile."""
 
 
 async def run(context: Context, findings: Findings) -> None:
@@ -49,12 +51,16 @@ async def _rotate(context: Context, findings: Findings) -> None:
         await load.settled(until)
     found = load.account(since, until)
     findings.figure("lifetime of workload certificates here", f"{SHORT_TTL} s")
-    findings.figure("serials of api's certificate, from handshakes", len(watch.server))
-    findings.figure("serials of web's certificate, as api's proxy saw them", len(watch.client))
-    findings.figure("intermediates, from handshakes", len(dict.fromkeys(watch.issuers)))
+    findings.figure("serials of api's certificate, from handshakes", _short(watch.server))
+    findings.figure("serials of web's certificate, from handshakes as api's proxies saw them", _short(watch.client))
+    findings.figure("intermediates behind api's certificate", _short(list(dict.fromkeys(watch.issuers))))
     findings.figure("two rotations took", f"{took:.0f} s")
     findings.figure("requests: sent, failed", f"{found.sent}, {found.failed}")
     findings.expect(not found.failed, f"{found.failed} requests failed: {found.reasons}")
+
+
+def _short(serials: list[str]) -> str:
+    return " → ".join(serial[:8] for serial in serials)
 
 
 class Watch:
@@ -65,7 +71,8 @@ class Watch:
         self.server: list[str] = []
         """Serials that api-1's port showed."""
         self.client: list[str] = []
-        """Hashes of the certificates that api's proxies saw of web."""
+        """Serials of the certificates that api's proxies saw of web: they tell the hash, web's host has the rest."""
+        self._by_hash: dict[str, str] = {}
         self.issuers: list[str] = []
         """Of api-1's certificate."""
 
@@ -81,9 +88,12 @@ class Watch:
         if outcome.serial and outcome.serial not in self.server:
             self.server.append(outcome.serial)
             self.issuers.append(outcome.issuer)
-        for request in load.requests[-50:]:
-            if request.certificate and request.certificate not in self.client:
-                self.client.append(request.certificate)
+        mine = context.held("web-1")
+        self._by_hash[mine.hash] = mine.serial
+        for request in load.requests[-RECENT:]:
+            serial = self._by_hash.get(request.certificate)
+            if serial and serial not in self.client:
+                self.client.append(serial)
 
     async def until(self, load: Load, holds: Callable[[], bool], what: str) -> None:
         deadline = asyncio.get_running_loop().time() + PATIENCE

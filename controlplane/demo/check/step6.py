@@ -22,6 +22,7 @@ SETTLE_SECONDS = 1.0
 
 async def run(context: Context, findings: Findings) -> None:
     await all_stop(context)
+    _gone(context, findings)
     async with context.load() as load:
         for name in ("api-1", "web-1"):
             with findings.part(f"{name}'s host"):
@@ -38,6 +39,22 @@ async def all_stop(context: Context) -> None:
         await asyncio.to_thread(gate.stop)
     await asyncio.to_thread(mesh.etcd.stop)
     await asyncio.to_thread(mesh.bao.stop)
+
+
+def _gone(context: Context, findings: Findings) -> None:
+    """Not only told to stop."""
+    mesh = context.mesh
+    running = [node.plane.name for node in mesh.planes if node.process.running]
+    running += [gate.name for gate in mesh.gates.values() if gate.pids()]
+    running += [member.name for member in mesh.etcd.members if member.running]
+    running += ["OpenBao"] if mesh.bao.process.running else []
+    findings.expect(not running, f"still running: {', '.join(running)}")
+    stopped = [
+        f"{len(mesh.planes)} control-plane nodes",
+        f"{len(mesh.gates)} gates",
+        f"{len(mesh.etcd.members)} members",
+    ]
+    findings.figure("stopped", ", ".join([*stopped, "OpenBao"]))
 
 
 async def _graceful(findings: Findings, load: Load, machine: Machine) -> None:

@@ -1,6 +1,7 @@
 """Step 7: everything comes back; a change applied then is in force at every proxy, read by requests through each."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 
 from controlplane.demo import topology as top
@@ -23,7 +24,7 @@ Question = Callable[[], Awaitable[bool]]
 async def run(context: Context, findings: Findings) -> None:
     clock = asyncio.get_running_loop().time
     began = clock()
-    await all_start(context)
+    await context.start_everything()
     await context.settle(BACK_SECONDS)
     findings.figure("everything back after", f"{clock() - began:.1f} s")
     questions = ask_all(context)
@@ -52,17 +53,6 @@ async def run(context: Context, findings: Findings) -> None:
     await _told(context, findings, int(answer["revision"]))
 
 
-async def all_start(context: Context) -> None:
-    """In no particular order: each part waits for what it needs."""
-    mesh = context.mesh
-    for node in mesh.planes:
-        node.start()
-    for gate in mesh.gates.values():
-        gate.start()
-    mesh.etcd.launch()
-    await asyncio.to_thread(mesh.bao.start)
-
-
 def ask_all(context: Context) -> dict[str, Question]:
     """One question to each host's proxy as the receiving one, and one to each that has something to call."""
     api, db = context.held("api-1"), context.held("db-1")
@@ -72,7 +62,7 @@ def ask_all(context: Context) -> dict[str, Question]:
             case "db":
                 found[f"inbound at {host.name}"] = _line(context, host, api)
             case service:
-                found[f"inbound at {host.name}"] = _answered(context, host.name, db if service == "api" else api)
+                found[f"inbound at {host.name}"] = _answered(context, host, db if service == "api" else api)
     for host in context.mesh.topology.hosts:
         if host.service in {"api", "db"}:
             ((service, port),) = host.calls
@@ -80,9 +70,17 @@ def ask_all(context: Context) -> dict[str, Question]:
     return found
 
 
-def _answered(context: Context, host: str, caller: Held) -> Question:
+def _tls(context: Context, caller: Held) -> ssl.SSLContext:
+    # Made once: to make one for each question would take longer than the change does.
+    return client_context(context.mesh.folder / "probe", caller, roots(context.mesh.host("web-1").data))
+
+
+def _answered(context: Context, host: top.Host, caller: Held) -> Question:
+    tls = _tls(context, caller)
+
     async def ask() -> bool:
-        return (await context.call(host, as_=caller, path="/healthz")).answered
+        outcome = await call(host.address, top.MTLS_PORT, tls=tls, sni=top.sni(host.service), path="/healthz")
+        return outcome.answered
 
     return ask
 
@@ -95,7 +93,7 @@ def _outbound(address: str, port: int, name: str) -> Question:
 
 
 def _line(context: Context, host: top.Host, caller: Held) -> Question:
-    tls = client_context(context.mesh.folder / "probe", caller, roots(context.mesh.host("web-1").data))
+    tls = _tls(context, caller)
 
     async def ask() -> bool:
         try:
