@@ -71,6 +71,8 @@ class Runtime:
         """Sent since the last time that all clients had acknowledged the same."""
         self.applied_newest = 0
         """Newest revision of any range that is in force; `state.applied` is that of the objects."""
+        self._grown = asyncio.Event()
+        """Set, and replaced, when that changes."""
 
     # --- events in, instructions out ---
 
@@ -92,9 +94,19 @@ class Runtime:
         if self.state.phase != before.phase:
             log.info("phase changed", phase=self.state.phase, before=before.phase, because=type(event).__name__)
         if self.state.applied_digest and (offer := self._pipeline.offer(self.state.applied_digest)):
-            self.applied_newest = offer.newest
+            self._in_force(offer.newest)
         for instruction in instructions:
             self._execute(instruction)
+
+    def _in_force(self, newest: int) -> None:
+        if newest != self.applied_newest:
+            self.applied_newest = newest
+            grown, self._grown = self._grown, asyncio.Event()
+            grown.set()
+
+    async def growth(self) -> None:
+        """Return when another revision than now is in force."""
+        await self._grown.wait()
 
     def _execute(self, instruction: ev.Instruction) -> None:  # noqa: C901, PLR0912 - a table
         parts = self._parts

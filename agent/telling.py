@@ -1,6 +1,7 @@
 """What the agent tells of itself: facts gathered from its parts, for the uplink, the admin socket and Prometheus."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from mesh.model.uplink import Report
 log = structlog.get_logger(__name__)
 
 PAGE_BYTES = 4096
+APPLIED_SECONDS = 15.0
+"""Less than who asks over the admin socket is ready to wait."""
 
 
 class Telling:
@@ -102,6 +105,7 @@ class Telling:
         """What the admin socket takes."""
         return {
             "status": self._status,
+            "applied": self._applied,
             "config": self.config,
             "release": self._release,
             "reload": self._reload,
@@ -111,6 +115,18 @@ class Telling:
 
     async def _status(self) -> Any:
         return status.document(self.facts())
+
+    async def _applied(self) -> Any:
+        """Answers when another revision is in force than at the question, or after APPLIED_SECONDS."""
+        runtime = self._agent.runtime
+        with suppress(TimeoutError):
+            async with asyncio.timeout(APPLIED_SECONDS):
+                await runtime.growth()
+        known = bool(runtime.state.applied_digest)
+        return {
+            "applied": runtime.state.applied if known else 0,
+            "appliedNewest": runtime.applied_newest if known else 0,
+        }
 
     async def _release(self) -> Any:
         return {"released": await self._agent.watch.release()}
