@@ -69,12 +69,11 @@ class Supervisor:
 
     async def run(self) -> None:
         await self._wanted.wait()
-        while True:
-            if not self._stopping and not await self._ensured():
-                await pause(self._backoff.next())
-                continue
-            self._backoff.reset()
-            await self._follow()
+        while not self._stopping:
+            if await self._ensured():
+                await self._follow()
+            await pause(self._backoff.next())
+        await asyncio.Event().wait()  # loops end by being cancelled
 
     async def _ensured(self) -> bool:
         try:
@@ -112,6 +111,7 @@ class Supervisor:
         info = await self._envoy.info()
         if info is not None and info.state == "LIVE":
             self._live, self.version = state, info.version
+            self._backoff.reset()
             log.info("envoy is live", pid=state.pid, epoch=state.epoch, version=info.version)
             self._post(ev.EnvoyReady())
 
