@@ -183,7 +183,7 @@ async def _finish(store: Store, author: str, epoch: str, deleted: int) -> Revisi
     """The store is whole from here on. What was deleted is declared, for agents that followed all the while."""
     deletions = await store.get(keys.DELETIONS)
     total = deletions_total(deletions) + deleted
-    transaction = declare(author, (), (Put(keys.EPOCH, epoch.encode()), Delete(RESTORING)), None)
+    transaction = declare(author, (), (Put(keys.EPOCH, codec.encode_struct(epoch)), Delete(RESTORING)), None)
     ops = [*transaction.ops, Put(keys.DELETIONS, codec.encode_struct(Deletions(total=total)))]
     compare = Compare(keys.DELETIONS, deletions.revision if deletions else Revision(0))
     return await store.txn((compare,), ops)

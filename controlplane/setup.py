@@ -154,7 +154,7 @@ async def _first_objects(store: Store, options: InitOptions, now: float) -> bool
         namespace_key = keys.key_for(Ref("Namespace", "", "default"))
         absent = [Compare(key, Revision(0)) for key in (CONFIG_KEY, keys.EPOCH)]
         ops = [
-            Put(keys.EPOCH, secrets.token_hex(16).encode()),
+            Put(keys.EPOCH, codec.encode_struct(secrets.token_hex(16))),
             Put(CONFIG_KEY, codec.encode(config)),
             Put(namespace_key, codec.encode(namespace)),
         ]

@@ -33,6 +33,16 @@ COMMANDS: dict[str, Row] = {
 }
 
 
+def paragraphs(command: click.Command) -> click.Command:
+    """Click keeps the lines of a paragraph that begins with a backspace character; raw docstrings spell it in two."""
+    if command.help:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            paragraphs(inner)
+    return command
+
+
 class Lazy(click.Group):
     """A group that imports a command when it is called, and prints its own help from the table."""
 
@@ -46,7 +56,7 @@ class Lazy(click.Group):
         module, attribute = row.where.split(":")
         found = getattr(importlib.import_module(module), attribute)
         assert isinstance(found, click.Command)
-        return found
+        return paragraphs(found)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -87,6 +97,8 @@ def main() -> None:
                 5 refused (violations, not permitted), 6 unreachable.
     """
 
+
+paragraphs(main)
 
 if __name__ == "__main__":
     main()

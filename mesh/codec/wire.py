@@ -53,7 +53,7 @@ def decode(kind: str, raw: bytes, revision: int = 0) -> Object:
     return _with_version(_read(decoder, raw), str(revision) if revision else "")
 
 
-def encode_struct(value: msgspec.Struct) -> bytes:
+def encode_struct(value: msgspec.Struct | str) -> bytes:
     """Anything that is not a resource: messages, records."""
     return _json.encode(value)
 
@@ -81,9 +81,17 @@ def changes(events: Iterable[StoredEvent]) -> tuple[w.Change, ...]:
     return tuple(change for event in events if (change := _change(event)) is not None)
 
 
+def _epoch(raw: bytes) -> str:
+    """A JSON string; any other text serves as well, since epochs are only compared."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.MsgspecError:
+        return raw.decode("utf-8", "replace")
+
+
 def _change(event: StoredEvent) -> w.Change | None:
     if event.key == keys.EPOCH:
-        return w.EpochChanged(event.value.decode("utf-8", "replace")) if event.value else None
+        return w.EpochChanged(_epoch(event.value)) if event.value else None
     match keys.parse(event.key):
         case keys.EndpointKey(service, instance) as place:
             if event.value is None:

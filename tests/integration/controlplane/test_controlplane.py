@@ -212,7 +212,7 @@ def test_backup_and_restore(tmp_path):
             it.processes["cp1"].stop()
             await aeventually(lambda: _no_presence(store), timeout=20)
             done = await setup.restore(it.settings["cp1"], saved, overwrite=True)
-            assert (await store.get(keys.EPOCH)).value == done.epoch.encode() != epoch
+            assert (await store.get(keys.EPOCH)).value == f'"{done.epoch}"'.encode() != epoch
             await store.close()
             await it.start()
             _, listed = await it.call("cp1", "GET", "/v1/objects/services")

@@ -46,7 +46,7 @@ def test_everything_comes_back_with_a_new_epoch():
         await fill(one)
         await restored(two, await saved(one))
         found = await content(two)
-        assert found.pop(keys.EPOCH) == b"new-epoch"
+        assert found.pop(keys.EPOCH) == b'"new-epoch"'
         assert {key: found[key] for key in ENTRIES if key != keys.EPOCH} == {
             key: value for key, value in ENTRIES.items() if key != keys.EPOCH
         }

@@ -116,7 +116,7 @@ def test_events_become_changes():
             event(keys.BUNDLES + "mesh.test", bundle),
             event(keys.key_for(Ref("Service", "shop", "old")), None),
             event(keys.ENDPOINTS + "shop/api/api-2", None),
-            event(keys.EPOCH, b"e2"),
+            event(keys.EPOCH, b'"e2"'),
             event(keys.COMMIT, b"{}"),
             event(keys.MESH + "imports/peer/x", b"{}"),
         ]
