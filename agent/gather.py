@@ -110,7 +110,8 @@ class Gathered:
         self.world = self.world.apply((), self._advance(prefix, place, revision))
 
     def epoch(self, epoch: str) -> None:
-        self.world = self.world.apply([EpochChanged(epoch)], self.world.revision)
+        """As the store holds it: JSON text."""
+        self.world = self.world.apply([EpochChanged(epoch.strip('"'))], self.world.revision)
 
     def forget(self, prefix: str) -> bool:
         """It is not followed any more. True: the world is another one."""

@@ -211,6 +211,8 @@ def _compiled(state: State, revision: Revision, digest: bytes) -> Step:
         pass  # refused input is never resent unchanged; `failure` still says why
     elif digest == state.offered:
         state = replace(_same(state, revision), failure="")
+        if state.world == "live" and state.applied_digest == digest:
+            out = (ev.Save(),)  # nothing for Envoy, but the world on disk should not fall far behind
     else:
         state = replace(state, offered=digest, offered_revision=revision, in_flight=state.stream, failure="")
         out = (ev.Publish(digest),)
