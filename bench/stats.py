@@ -1,7 +1,6 @@
 """What many samples say, and how it is shown."""
 
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+WIDTH = 170
+"""Of the table where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,28 @@ class Report:
     def add(self, *figures: Figure) -> None:
         self.figures.extend(figures)
 
-    def show(self) -> None:
+    def show(self, console: Console | None = None) -> None:
+        """The table, what it was measured on, and the notes."""
         table = Table(title="Holdfast, measured", show_lines=False)
         for column in ("what", "samples", "figures", "unit", "goal"):
             table.add_column(column)
         for one in self.figures:
             shown = "  ".join(f"{name} {value:,.4g}" for name, value in one.values.items())
             table.add_row(one.what, str(one.samples), shown, one.unit, one.goal)
-        console = Console(width=160 if not sys.stdout.isatty() else None)
+        console = console or Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
         console.print(table)
         for name, value in self.facts.items():
-            console.print(f"  {name}: {value}")
+            console.print(f"  {name}: {value}", markup=False)
+        for notes, about in self._notes().items():
+            console.print(f"  {'; '.join(about)}: {notes}", markup=False)
+
+    def _notes(self) -> dict[str, list[str]]:
+        """Each note once, with the figures that it is about."""
+        found: dict[str, list[str]] = {}
         for one in self.figures:
             if one.notes:
-                console.print(f"  {one.what}: {one.notes}")
+                found.setdefault(one.notes, []).append(one.what.strip())
+        return found
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +65,14 @@ class Report:
 
 
 def quantile(samples: Sequence[float], share: float) -> float:
-    """Nearest rank: a value that was measured, never one in between."""
+    """Nearest rank: a value that was measured, never one in between.
+
+    Raises:
+        ValueError: nothing was measured.
+
+    """
+    if not samples:
+        raise ValueError("no samples")
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
@@ -70,14 +87,3 @@ def spread(what: str, unit: str, repeats: Sequence[float], *, goal: str = "", no
     """The median of the repeats, and the lowest and highest."""
     values = {"median": quantile(repeats, 0.5), "low": min(repeats), "high": max(repeats)}
     return Figure(what, unit, len(repeats), values, goal, notes)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpus = len([line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("processor")])
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpus": cpus,
-    }
