@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import fcntl
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -22,6 +24,7 @@ from agent.settings import Settings
 from agent.state import StoredIdentity
 from agent.telling import Telling
 from mesh import obs
+from mesh.aio import keep
 from mesh.store.etcd import EtcdStore, Tls
 from mesh.store.protocol import Store
 
@@ -31,24 +34,58 @@ GATE_NAME = "gate.holdfast"
 """The DNS name that only policy can put in a certificate: nobody else can pose as a store gate."""
 
 
+class StartError(Exception):
+    """The agent cannot run here, with what to do about it."""
+
+
 def run(settings: Settings) -> None:
-    """Run the agent until it is told to leave."""
+    """Run the agent until it is told to leave.
+
+    Raises:
+        StartError: its directories cannot be used, or another one runs on them.
+
+    """
     obs.setup_logging(settings.log_level)
-    Path(settings.run_dir).mkdir(parents=True, exist_ok=True, mode=0o750)
-    asyncio.run(_run(settings))
+    with _alone(Path(settings.run_dir)):
+        asyncio.run(_run(settings))
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Two agents on one run directory would take each other's sockets. The lock ends as the process ends."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        lock = (run_dir / "agent.lock").open("w", encoding="ascii")
+    except OSError as exc:
+        raise StartError(f"{run_dir} cannot be used: {exc.strerror}; see runDir in agent.yaml") from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise StartError(f"another agent runs on {run_dir}; stop it, or give this one a runDir of its own") from exc
+        yield
 
 
 async def _run(settings: Settings) -> None:
     agent = Assembly(settings, outside(settings))
     telling = Telling(agent)
     agent.connect(telling.report, telling.answers())
-    servers = [AdminServer(settings.admin_socket, telling.commands()).run]
+    servers = [_kept("admin socket", AdminServer(settings.admin_socket, telling.commands()).run, agent)]
     if settings.scrape:
-        servers.append(ScrapeServer(settings.scrape, telling.pages()).run)
+        servers.append(_kept("scrape port", ScrapeServer(settings.scrape, telling.pages()).run, agent))
     log.info("agent starts", node=settings.node, version=agent.outside.version)
     with _signals(agent, telling):
         await agent.run(servers)
     log.info("agent leaves", envoy="goes on" if agent.runtime.state.stopping != "drain" else "stopped")
+
+
+def _kept(name: str, serve: Callable[[], Awaitable[None]], agent: Assembly) -> Callable[[], Coroutine[Any, Any, None]]:
+    """A port that is taken is no reason to leave: it is tried again, and the log says so."""
+
+    async def forever() -> None:
+        await keep(name, serve, retry_on=OSError, rng=agent.outside.rng)
+
+    return forever
 
 
 def outside(settings: Settings) -> Outside:

@@ -85,7 +85,10 @@ def run(config: Path) -> None:
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from agent import daemon
 
-    daemon.run(settings)
+    try:
+        daemon.run(settings)
+    except daemon.StartError as exc:
+        raise click.ClickException(str(exc)) from exc
 
 
 @main.command()

@@ -50,7 +50,8 @@ class Joiner:
         await asyncio.Event().wait()
 
     async def _once(self) -> StoredIdentity | None:
-        if found := await asyncio.to_thread(self._disk.identities.load):
+        found = await asyncio.to_thread(self._disk.identities.load)
+        if found and found[0].node == self._settings.node:
             return found[0]
         where = self._settings.token_file
         if not where:

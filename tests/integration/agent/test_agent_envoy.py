@@ -302,3 +302,23 @@ def test_a_drained_host_deregisters_first_and_ends_its_envoy(tmp_path):
             assert not shop.host.envoy.state().pids
 
     run(tmp_path, scenario)
+
+
+def test_a_renewed_node_certificate_means_new_connections(tmp_path):
+    async def scenario(shop: Shop) -> None:
+        async with shop.host.running() as agent:
+            await shop.serving()
+            stored = agent.keeper.stored
+            assert stored is not None
+            store = agent.store
+            old = msgspec.structs.replace(stored.own, not_before=0.0, not_after=time.time() + 60)
+            agent.keeper.stored = msgspec.structs.replace(stored, own=old)
+            agent.keeper.renew()
+            await aeventually(lambda: agent.keeper.stored is not None and agent.keeper.stored.own != old)
+            await aeventually(lambda: agent.store is not store, what="the mesh is followed with the new certificate")
+            await shop.cp.apply(service("later"))
+            await aeventually(lambda: any(ref.name == "later" for ref in agent.watch.world.objects))
+            await aeventually(lambda: agent.runtime.state.controlplane)
+            assert await shop.answers()
+
+    run(tmp_path, scenario)

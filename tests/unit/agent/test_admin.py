@@ -1,6 +1,7 @@
 """What an operator and Prometheus can ask of an agent, and what bad input gets."""
 
 import asyncio
+import fcntl
 import json
 import stat
 from contextlib import asynccontextmanager
@@ -225,3 +226,12 @@ def test_status_is_for_people_and_programs(tmp_path, config):
         assert json.loads(raw.output) == json.loads(json.dumps(body))
 
     asyncio.run(scenario())
+
+
+def test_a_second_agent_on_the_same_directory_is_refused(tmp_path, config):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "agent.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = invoke("run", "--config", config)
+    assert result.exit_code == 1
+    assert "another agent runs" in result.output

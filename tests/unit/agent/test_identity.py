@@ -6,6 +6,8 @@ import time
 
 import msgspec
 import pytest
+import yaml
+from click.testing import CliRunner
 from cryptography import x509
 
 from agent import metrics
@@ -14,6 +16,7 @@ from agent.identity.join import JoinError, join, read_token
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
 from agent.identity.orders import Order, Outcome, SignOrder
+from agent.main import main
 from agent.settings import Settings
 from agent.state import Disk, StoredIdentity
 from ca import client
@@ -340,5 +343,43 @@ def test_a_running_agent_takes_what_the_join_command_put_on_disk(tmp_path):
         assert joiner.problem == ""
         task.cancel()
         await asyncio.wait({task})
+
+    with_cp(tmp_path, scenario)
+
+
+def test_the_identity_of_another_node_is_not_taken(tmp_path):
+    async def scenario(cp, disk):
+        await join(settings(tmp_path, cp), disk, await token(cp), exchange.run, time.time())
+        path = tmp_path / "token"
+        path.write_text(await token(cp, "vm2"))
+        renamed = settings(tmp_path, cp, node="vm2", token_file=str(path))
+        joiner = Joiner(renamed, disk, exchange.run, on_joined=lambda _: None, clock=time.time, rng=random.Random(1))
+        stored = await joiner._once()
+        assert stored is not None
+        assert stored.own.spiffe_id.endswith("/node/vm2")
+
+    with_cp(tmp_path, scenario)
+
+
+def test_the_join_command(tmp_path):
+    async def scenario(cp, disk):
+        config = tmp_path / "agent.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                {"node": "vm1", "address": "10.0.0.1", "dataDir": str(disk.folder), "controlplanes": [cp.url]}
+            )
+        )
+        (tmp_path / "token").write_text(await token(cp))
+        command = ["join", "--config", str(config), "--token-file", str(tmp_path / "token")]
+        first = await asyncio.to_thread(CliRunner().invoke, main, command)
+        assert first.exit_code == 0, first.output
+        assert "joined as spiffe://mesh.test/node/vm1" in first.output
+        again = await asyncio.to_thread(CliRunner().invoke, main, command)
+        assert again.exit_code == 1
+        assert "--force" in again.output
+        used = await asyncio.to_thread(CliRunner().invoke, main, [*command, "--force"])
+        assert used.exit_code == 1
+        assert "token create" in used.output
+        assert "hf1." not in used.output, "no token is echoed"
 
     with_cp(tmp_path, scenario)
