@@ -118,7 +118,12 @@ def cluster(frame: Frame, upstream: Outbound) -> pb.Cluster:
         ignore_health_on_host_removal=True,
         upstream_bind_config=pb.BindConfig(socket_options=socket_options()),
     )
-    return found if tcp else set_http(found, http2_upstream(idle_seconds=_HTTP2_IDLE_SECONDS, keepalive=_PING))
+    if tcp:
+        return found
+    options = http2_upstream(idle_seconds=_HTTP2_IDLE_SECONDS, keepalive=_PING)
+    # Ended as HTTP/2 does it, after the last answer: no request is lost.
+    options.common_http_protocol_options.max_connection_duration.CopyFrom(pb.duration(upstream.age))
+    return set_http(found, options)
 
 
 def _outliers() -> pb.OutlierDetection:

@@ -12,6 +12,7 @@ from mesh.model import (
     AuthorizationPolicy,
     AuthorizationRule,
     GateSpec,
+    Identity,
     Instance,
     LocalPort,
     NodeLocal,
@@ -301,7 +302,21 @@ class _Projection:
             protocol=port.protocol if port else None,
             accounts=tuple(base + account for account in good),
             fault=fault,
+            age=_connection_age(self._local.identities.get(definition.identity)),
         )
+
+
+_AGES = ((86400.0, 3600), (3600.0, 300), (0.0, 10))
+"""Life of a certificate, in seconds, from which on a connection that shows it may live so long.
+
+Coarse, so that a renewal changes nothing; and a sixth of the life at most, since two thirds of it may be over at the
+handshake when the CA is away. A certificate is looked at in the handshake only: no connection may outlive it for long.
+"""
+
+
+def _connection_age(identity: Identity | None) -> int:
+    life = identity.not_after - identity.not_before if identity else _AGES[0][0]
+    return next((age for least, age in _AGES if life >= least), _AGES[-1][1])
 
 
 def _where(definition: ServiceDefinition) -> str:

@@ -62,6 +62,8 @@ class Outbound:
     """SPIFFE ids: the only ones that may answer."""
     fault: str = ""
     """Why calls cannot go anywhere, in words for the caller."""
+    age: int = 3600
+    """Seconds that an HTTP connection may live: a new one shows the caller's newest certificate."""
 
     @property
     def source(self) -> Ref:
