@@ -126,6 +126,9 @@ def client_context(folder: Path, mine: Held | None, trusted: Sequence[str]) -> s
 def server_context(folder: Path, mine: Held) -> ssl.SSLContext:
     """TLS as a server that takes any client: for posing as somebody else."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Nobody may resume a session here: the certificate would not be looked at again.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
     _load(context, folder, mine)
     return context
 

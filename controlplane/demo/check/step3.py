@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -31,7 +32,8 @@ TITLE = "the mTLS port refuses whoever is not a caller of this mesh"
 TARGET = "api-1"
 STOOD_IN = "api-3"
 OTHER_DOMAIN = "spiffe://other.example/ns/shop/sa/web"
-POSE_SECONDS = 2.0
+POSE_SECONDS = 1.0
+TRY_SECONDS = 3.0
 VERDICT_SECONDS = 0.2
 
 
@@ -105,58 +107,69 @@ def _words(outcome: Outcome) -> str:
 class StandIn:
     """A TLS server at the address of a host that is down, with whatever certificate it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context, mine: Held) -> None:
+        self._folder = context.mesh.folder / "probe"
+        self._address = context.mesh.topology.host(STOOD_IN).address
+        self._tls = server_context(self._folder, mine)
         self.tried = 0
-        """TCP connections."""
+        """Handshakes that a caller began."""
         self.trusted = 0
-        """Of these: handshakes that the caller completed, and then sent data."""
+        """Of these: such as the caller completed, and then sent data."""
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def pose(self, mine: Held) -> None:
+        """Show this certificate from now on. The address stays taken all the while, so nobody finds it dead."""
+        self._tls = server_context(self._folder, mine)
+        self.tried = self.trusted = 0
+
+    @asynccontextmanager
+    async def standing(self) -> AsyncIterator[None]:
+        # One context takes the connections and hands each, at its first word, to the certificate of the moment.
+        door = server_context(
+            self._folder, leaf(new_authority("door", utc(time.time())), OTHER_DOMAIN, utc(time.time()))
+        )
+        door.sni_callback = self._hello
+        async with await asyncio.start_server(self._serve, self._address, top.MTLS_PORT, ssl=door, reuse_address=True):
+            yield
+
+    def _hello(self, tls: ssl.SSLObject, _name: str, _door: ssl.SSLContext) -> None:
+        self.tried += 1
+        tls.context = self._tls
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             if await reader.read(1):
                 self.trusted += 1
         writer.close()
 
 
-@asynccontextmanager
-async def stand_in(context: Context, mine: Held) -> AsyncIterator[StandIn]:
-    """Stand where STOOD_IN was, in front of web's proxy."""
-    found = StandIn()
-    tls = server_context(context.mesh.folder / "probe", mine)
-    # Counted by the first thing a client sends: its hello.
-    tls.sni_callback = lambda *_: _count(found)
-    address = context.mesh.topology.host(STOOD_IN).address
-    server = await asyncio.start_server(found.serve, address, top.MTLS_PORT, ssl=tls, reuse_address=True)
-    async with server:
-        yield found
-
-
-def _count(found: StandIn) -> None:
-    found.tried += 1
-
-
 async def _poser(context: Context, findings: Findings) -> None:
     """The host of one api goes down and somebody else stands at its address, while it is still registered there."""
-    mesh = context.mesh
-    apis, dbs = context.held("api-2"), context.held("db-1")
-    async with context.load() as load:
-        await asyncio.to_thread(mesh.host(STOOD_IN).kill9)
-        async with stand_in(context, apis) as real:
-            await asyncio.sleep(POSE_SECONDS)
-        clock = asyncio.get_running_loop().time
+    mesh, clock = context.mesh, asyncio.get_running_loop().time
+    stand_in = StandIn(context, context.held("api-2"))
+    await asyncio.to_thread(mesh.host(STOOD_IN).kill9)
+    async with stand_in.standing(), context.load() as load:
+        await _until(lambda: stand_in.trusted > 0)
+        real = f"{stand_in.tried}, {stand_in.trusted}"
+        shown = stand_in.trusted > 0
         since = clock()
-        async with stand_in(context, dbs) as poser:
-            await asyncio.sleep(POSE_SECONDS)
+        stand_in.pose(context.held("db-1"))
+        await _until(lambda: stand_in.tried > 0)
+        await asyncio.sleep(POSE_SECONDS)
         until = clock()
         await load.settled(until)
     posed = account(load.requests, since, until)
-    findings.figure("stand-in with api's own certificate: handshakes, then data", f"{real.tried}, {real.trusted}")
-    findings.figure("poser with db's certificate: handshakes, then data", f"{poser.tried}, {poser.trusted}")
+    findings.figure("stand-in with api's own certificate: handshakes, then data", real)
+    findings.figure("poser with db's certificate: handshakes, then data", f"{stand_in.tried}, {stand_in.trusted}")
     findings.figure("requests while it posed: sent, failed", f"{posed.sent}, {posed.failed}")
-    findings.expect(
-        real.trusted > 0, "web did not even talk to a stand-in with api's own certificate: nothing is shown"
-    )
-    findings.expect(poser.tried > 0, "web never tried the poser: nothing is shown")
-    findings.expect(poser.trusted == 0, f"web sent data to a poser with db's certificate, {poser.trusted} times")
+    findings.expect(shown, "web did not even talk to a stand-in with api's own certificate: nothing is shown")
+    findings.expect(stand_in.tried > 0, "web never tried the poser: nothing is shown")
+    findings.expect(not stand_in.trusted, f"web sent data to a poser with db's certificate, {stand_in.trusted} times")
     await asyncio.to_thread(mesh.host(STOOD_IN).start)
     await context.settle()
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    """Wait for it, but no longer than the host stays registered."""
+    end = asyncio.get_running_loop().time() + TRY_SECONDS
+    while not holds() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - set in TLS's callback
+        await asyncio.sleep(0.01)
