@@ -15,6 +15,7 @@ from envoy.config.core.v3.base_pb2 import (
     DataSource,
     HeaderValue,
     HeaderValueOption,
+    Metadata,
     RoutingPriority,
     RuntimeFractionalPercent,
     RuntimeUInt32,
@@ -49,6 +50,7 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
+from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
@@ -192,6 +194,7 @@ __all__ = [
     "Duration",
     "EncodeError",
     "Endpoint",
+    "ExpressionFilter",
     "FileAccessLog",
     "Filter",
     "FilterChain",
@@ -218,6 +221,7 @@ __all__ = [
     "LocalityLbEndpoints",
     "Matcher",
     "Message",
+    "Metadata",
     "NetworkRbac",
     "OutlierDetection",
     "Percent",

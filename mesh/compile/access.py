@@ -4,7 +4,8 @@ RBAC's matcher form is used: there every decision carries the name of its rule, 
 form a request that no allow rule matches is denied by "none".)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from mesh import pb
 from mesh.compile.view import Access, Rule
@@ -23,6 +24,50 @@ def matcher(access: Access) -> pb.Matcher:
     if not entries:
         return pb.Matcher(on_no_match=default)
     return pb.Matcher(matcher_list=pb.Matcher.MatcherList(matchers=entries), on_no_match=default)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Who gets as far as RBAC, where a handshake already refuses the others. Both empty: nobody."""
+
+    ids: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    """Beginnings of SPIFFE ids."""
+    refusers: tuple[str, ...]
+    """The rules that may have refused whoever is not among these, in the order in which they are tried."""
+
+
+def admission(access: Access) -> Admission | None:
+    """What a certificate's name alone decides; None: any name of the mesh may get in.
+
+    It never refuses whom `matcher` allows. It lets in some whom `matcher` denies: a list of names and beginnings of
+    names cannot leave out one name of a namespace that is let in, or of everybody.
+    """
+    denied = list(_until_anyone(access.deny))
+    if any(rule.anyone for rule in denied):
+        return Admission((), (), tuple(rule.id for rule in denied))
+    if access.default == "Allow" or any(rule.anyone for rule in access.allow):
+        return None
+    denied_ids = {principal for rule in denied for principal in rule.principals}
+    denied_prefixes = {namespace for rule in denied for namespace in rule.namespaces}
+    prefixes = {namespace for rule in access.allow for namespace in rule.namespaces} - denied_prefixes
+    wanted = {principal for rule in access.allow for principal in rule.principals} - denied_ids
+    ids = {spiffe_id for spiffe_id in wanted if not _begins(spiffe_id, denied_prefixes | prefixes)}
+    refusers = [rule.id for rule in denied if rule.namespaces or any(not _begins(p, prefixes) for p in rule.principals)]
+    return Admission(tuple(sorted(ids)), tuple(sorted(prefixes)), (*refusers, DEFAULT_DENY))
+
+
+def _until_anyone(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Those that can match: none after one that matches everybody, and none that names nobody."""
+    for rule in rules:
+        if rule.anyone or rule.principals or rule.namespaces:
+            yield rule
+        if rule.anyone:
+            return
+
+
+def _begins(spiffe_id: str, prefixes: set[str]) -> bool:
+    return any(spiffe_id.startswith(prefix) for prefix in prefixes)
 
 
 def deny_all(name: str = DEFAULT_DENY) -> pb.Matcher:

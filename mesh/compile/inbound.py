@@ -3,14 +3,22 @@
 HTTP policies are in the chain's route, so that a change of them takes effect on the next request of open connections,
 and closes none. TCP has no requests: there a change replaces the chain, which closes what it let in.
 
-Known limit: Envoy's network RBAC decides on the first byte from the caller (envoyproxy/envoy issue 9023). A caller with
-a certificate of the mesh that no rule allows, and that says nothing, sees what an application says of its own accord.
+Envoy's network RBAC decides on the first byte from the caller (envoyproxy/envoy issue 9023): too late for applications
+that speak first. So for TCP the handshake refuses whoever no rule lets in, by the name in the certificate. RBAC stays
+behind it: it names the rule that decided, and sees rules that a handshake cannot.
+
+Known limit: a handshake can tell names and namespaces that are let in, and nothing else. A deny rule that takes one
+identity out of a namespace that an allow rule lets in, or out of everybody, is RBAC's alone. That one identity sees
+what an application says before it was said anything to, as long as it is silent itself.
 """
+
+from collections.abc import Iterator
 
 from mesh import pb
 from mesh.compile import access, http, names, tls
 from mesh.compile.parts import (
     access_log,
+    handshake_fields,
     http1_upstream,
     http2_upstream,
     log_fields,
@@ -31,6 +39,13 @@ TCP_IDLE_SECONDS = 4 * 3600.0
 _HTTP1_IDLE_SECONDS = 1.0
 _HTTP2_IDLE_SECONDS = 300.0
 
+_METADATA = "holdfast"
+
+# TLS failures, by what Envoy says of them: a certificate that is good, and has a name that is not let in; all else.
+_FAILED = "has(connection.transport_failure_reason)"
+_NOT_LET_IN = f"{_FAILED} && connection.transport_failure_reason.contains('SAN match')"
+_NOT_VALID = f"{_FAILED} && !connection.transport_failure_reason.contains('SAN match')"
+
 _TCP_RULE = "%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_effective_policy_id)%"
 
 
@@ -43,6 +58,7 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
         listener_filters=[tls_inspector()],
         listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),
         filter_chains=[_chain(frame, port) for port in ports],
+        access_log=_handshake_logs(frame),
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
         socket_options=socket_options(),
     )
@@ -51,13 +67,39 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
 def _chain(frame: Frame, port: Inbound) -> pb.FilterChain:
     server_name = names.sni(port.service, port.port, frame.cluster)
     tcp = port.protocol == "tcp"
+    callers = access.admission(port.access) if tcp else None
     return pb.FilterChain(
         name=server_name,
         filter_chain_match=pb.FilterChainMatch(server_names=[server_name], transport_protocol="tls"),
-        transport_socket=tls.server(port.identity, () if tcp else ("h2", "http/1.1")),
+        transport_socket=tls.server(port.identity, () if tcp else ("h2", "http/1.1"), callers=callers),
+        metadata=_metadata(port, callers),
         transport_socket_connect_timeout=pb.duration(HANDSHAKE_SECONDS),
         filters=_tcp_filters(frame, port) if tcp else [_http_manager(frame, port)],
     )
+
+
+def _metadata(port: Inbound, callers: access.Admission | None) -> pb.Metadata:
+    """For the listener's log, which must not change with a policy: then all connections would be closed."""
+    said = {"service": f"{port.service}:{port.port}"}
+    if callers is not None:
+        said["refusers"] = " or ".join(callers.refusers)
+    found = pb.Metadata()
+    found.filter_metadata[_METADATA].update(said)
+    return found
+
+
+def _said(key: str) -> str:
+    return f"%METADATA(LISTENER_FILTER_CHAIN:{_METADATA}:{key})%"
+
+
+def _handshake_logs(frame: Frame) -> Iterator[pb.AccessLog]:
+    """Connections that failed before any filter of ours saw them.
+
+    Which of several rules refused a name, Envoy cannot say: all that may have are named.
+    """
+    fields = handshake_fields() | {"service": _said("service")}
+    yield access_log(frame.access_log, fields | {"denied_by": _said("refusers")}, only=_NOT_LET_IN)
+    yield access_log(frame.access_log, fields, only=_NOT_VALID)
 
 
 def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
@@ -102,7 +144,8 @@ def _log(frame: Frame, port: Inbound, rule: str) -> pb.AccessLog:
         destination="%DOWNSTREAM_LOCAL_URI_SAN%",
         rule=rule,
     )
-    return access_log(frame.access_log, fields)
+    # A connection that fails in its handshake is the listener's to log.
+    return access_log(frame.access_log, fields, only="" if port.protocol != "tcp" else f"!({_FAILED})")
 
 
 def route(port: Inbound) -> pb.RouteConfiguration:

@@ -121,12 +121,16 @@ def ping(interval: float, timeout: float) -> pb.KeepaliveSettings:
     return pb.KeepaliveSettings(interval=pb.duration(interval), timeout=pb.duration(timeout))
 
 
-def access_log(path: str, fields: dict[str, str]) -> pb.AccessLog:
-    """One JSON object a line; what does not apply is null."""
+def access_log(path: str, fields: dict[str, str], *, only: str = "") -> pb.AccessLog:
+    """One JSON object a line; what does not apply is null. `only`: a condition in CEL."""
     json_format = pb.Struct()
     json_format.update(fields)
     config = pb.FileAccessLog(path=path, log_format=pb.SubstitutionFormatString(json_format=json_format))
-    return pb.AccessLog(name="envoy.access_loggers.file", typed_config=pb.any_of(config))
+    found = pb.AccessLog(name="envoy.access_loggers.file", typed_config=pb.any_of(config))
+    if only:
+        found.filter.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+        found.filter.extension_filter.typed_config.CopyFrom(pb.any_of(pb.ExpressionFilter(expression=only)))
+    return found
 
 
 _ANY_LOG = {
@@ -171,4 +175,19 @@ def log_fields(
         "destination": destination,
         **({"rule": rule} if rule else {}),
         **({"denied_by": f"%RESP({names.DENIED_BY}):256%"} if http else {}),
+    }
+
+
+def handshake_fields() -> dict[str, str]:
+    """Of a connection to the inbound listener that got no further than TLS."""
+    return {
+        "time": "%START_TIME%",
+        "direction": "inbound",
+        "protocol": "tls",
+        "sni": "%REQUESTED_SERVER_NAME%",
+        "source": "%DOWNSTREAM_PEER_URI_SAN%",
+        "details": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+        "peer_address": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+        "duration_ms": "%DURATION%",
+        "connection_id": "%CONNECTION_ID%",
     }

@@ -2,6 +2,7 @@
 
 from mesh import pb
 from mesh.compile import names
+from mesh.compile.access import Admission
 from mesh.compile.parts import ADS
 
 _TLS13 = pb.TlsParameters(
@@ -21,13 +22,22 @@ def _common(identity: str, alpn: tuple[str, ...]) -> pb.CommonTlsContext:
     )
 
 
-def server(identity: str, alpn: tuple[str, ...] = ()) -> pb.TransportSocket:
-    """Shows this identity, and takes only callers whom the bundle knows.
+_NOBODY = "nobody"
+"""A name that no certificate of the mesh has: those begin with spiffe://."""
+
+
+def server(identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | None = None) -> pb.TransportSocket:
+    """Shows this identity, and takes only callers whom the bundle knows; of those, `callers`, if told.
 
     No resumption: a resumed session would be let in by what was trusted when it began.
     """
     common = _common(identity, alpn)
-    common.validation_context_sds_secret_config.CopyFrom(_sds(names.BUNDLE))
+    if callers is None:
+        common.validation_context_sds_secret_config.CopyFrom(_sds(names.BUNDLE))
+    else:
+        # An empty list would mean: any name.
+        matchers = [*map(_exact, callers.ids), *map(_prefix, callers.prefixes)] or [_exact(_NOBODY)]
+        common.combined_validation_context.CopyFrom(_bundle_and(matchers))
     context = pb.DownstreamTlsContext(
         common_tls_context=common,
         require_client_certificate=pb.true(),
@@ -43,17 +53,30 @@ def client(
     """Shows this identity, and takes only a server that is one of these SPIFFE ids."""
     assert accounts, "no name to compare would mean: any identity"
     common = _common(identity, alpn)
-    matchers = [
-        pb.SubjectAltNameMatcher(san_type=pb.SubjectAltNameMatcher.URI, matcher=pb.StringMatcher(exact=account))
-        for account in accounts
-    ]
-    common.combined_validation_context.CopyFrom(
-        pb.CommonTlsContext.CombinedCertificateValidationContext(
-            default_validation_context=pb.CertificateValidationContext(match_typed_subject_alt_names=matchers),
-            validation_context_sds_secret_config=_sds(names.BUNDLE),
-        )
-    )
+    common.combined_validation_context.CopyFrom(_bundle_and([_exact(account) for account in accounts]))
     return _socket(pb.UpstreamTlsContext(common_tls_context=common, sni=server_name, max_session_keys=pb.uint32(0)))
+
+
+def _exact(spiffe_id: str) -> pb.SubjectAltNameMatcher:
+    return _uri(pb.StringMatcher(exact=spiffe_id))
+
+
+def _prefix(beginning: str) -> pb.SubjectAltNameMatcher:
+    return _uri(pb.StringMatcher(prefix=beginning))
+
+
+def _uri(matcher: pb.StringMatcher) -> pb.SubjectAltNameMatcher:
+    return pb.SubjectAltNameMatcher(san_type=pb.SubjectAltNameMatcher.URI, matcher=matcher)
+
+
+def _bundle_and(
+    matchers: list[pb.SubjectAltNameMatcher],
+) -> pb.CommonTlsContext.CombinedCertificateValidationContext:
+    """Known to the bundle, and called as one of these says."""
+    return pb.CommonTlsContext.CombinedCertificateValidationContext(
+        default_validation_context=pb.CertificateValidationContext(match_typed_subject_alt_names=matchers),
+        validation_context_sds_secret_config=_sds(names.BUNDLE),
+    )
 
 
 def files_client(*, ca: str, cert: str, key: str, server_name: str) -> pb.TransportSocket:

@@ -66,6 +66,8 @@ class Host:
                 "1",
                 "--log-level",
                 "info",
+                "--file-flush-interval-msec",
+                "100",
             ],
             log=folder / f"{name}.log",
         ).start()

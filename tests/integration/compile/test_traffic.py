@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -214,20 +215,22 @@ async def _talk(port: int, words: bytes, wanted: int, host: str = "127.0.0.1", *
             return await reader.readexactly(wanted)
     except asyncio.IncompleteReadError as exc:
         return exc.partial
+    except ssl.SSLError:  # refused by an alert, after the handshake as TLS 1.3's clients see it
+        return b""
     finally:
-        writer.close()
+        writer.transport.abort()
+        await asyncio.sleep(0)  # it closes its socket in the loop's next round
 
 
 def test_tcp_passes_or_is_closed_by_name(mesh: Mesh):
     assert asyncio.run(_talk(mesh.tcp, b"ping", 10)) == b"hello ping"
     tls = context(mesh.folder, mesh.ca.workload("shop/stranger"), mesh.ca.root)
     refused = asyncio.run(_talk(mesh.mtls, b"ping", 10, CALLEE, ssl=tls, server_hostname=DB))
-    assert b"ping" not in refused
+    assert refused == b""
     allowed = mesh.callee.logged(lambda x: x["service"] == "db.shop:5432" and x["bytes_sent"] == 10)
     assert allowed["rule"] == "shop/callers/web"
     denied = mesh.callee.logged(lambda x: x["service"] == "db.shop:5432" and "stranger" in str(x["source"]))
-    assert denied["rule"] == "default-deny"
-    assert "access_denied" in str(denied["details"])
+    assert denied["denied_by"] == "shop/never/0 or default-deny"
 
 
 def test_grpc_passes(mesh: Mesh):
