@@ -93,6 +93,8 @@ class Known(Frozen, frozen=True, kw_only=True):
     """Key -> revision of its last change, and digest of its value."""
     witnesses: tuple[Witness, ...] = ()
     """The newest put and the newest delete."""
+    doubtful: bool = False
+    """The store's history was found to be another one, or gone, and this prefix was not listed since."""
 
 
 class _Place:
@@ -102,7 +104,7 @@ class _Place:
         self.prefix = prefix
         self.revision = Revision(known.revision if known else 0)
         self.keys = dict(known.keys) if known else {}
-        self.must_list = known is None
+        self.must_list = known is None or known.doubtful
         self._put: Witness | None = None
         self._delete: Witness | None = None
         for witness in known.witnesses if known else ():
@@ -113,7 +115,13 @@ class _Place:
         return tuple(w for w in (self._put, self._delete) if w is not None)
 
     def known(self, epoch: str) -> Known:
-        return Known(revision=self.revision, epoch=epoch, keys=dict(self.keys), witnesses=self.witnesses)
+        return Known(
+            revision=self.revision,
+            epoch=epoch,
+            keys=dict(self.keys),
+            witnesses=self.witnesses,
+            doubtful=self.must_list,
+        )
 
     def changed(self, revision: Revision, events: Sequence[Event]) -> None:
         for event in events:
@@ -181,7 +189,7 @@ class Follower:
         # Prefixes that were followed under different epochs cannot all be right.
         epochs = {known[prefix].epoch for prefix in prefixes if prefix in known}
         self._epoch = epochs.pop() if len(epochs) == 1 else None
-        self._restored = bool(epochs)
+        self._restored = bool(epochs) or any(known[prefix].doubtful for prefix in prefixes if prefix in known)
         self._reason: str | None = None
 
     def known(self) -> dict[str, Known]:
@@ -211,9 +219,8 @@ class Follower:
     async def _session(self) -> AsyncGenerator[FollowEvent, None]:
         """From a connection to its end, which is a StoreError, or to a doubt about the store's history."""
         await self._compare_history()
-        for place in self._places.values():
-            if place.must_list:
-                yield await self._list(place)
+        while waiting := [place for place in self._places.values() if place.must_list]:
+            yield await self._list(waiting[0])
         self._restored = False
         ranges = [Range(place.prefix, Revision(place.revision + 1)) for place in self._places.values()]
         async with aclosing(self._store.watch(ranges)) as watch:
@@ -236,6 +243,10 @@ class Follower:
 
     async def _list(self, place: _Place) -> Listed:
         listing = await self._store.list(place.prefix)
+        if listing.revision < place.revision:
+            # Restored since we compared.
+            self._restored = True
+            self._list_all()
         # A whole key's listing may hold longer keys.
         items = [item for item in listing.items if place.prefix.endswith("/") or item.key == place.prefix]
         events = place.listed(items, listing.revision)

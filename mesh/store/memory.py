@@ -280,7 +280,9 @@ class MemoryWatch:
             if self._out:
                 return
         newest = store._revision  # noqa: SLF001
-        if self._marked < newest and self._next <= newest + 1:
+        if self._next > newest + 1:
+            raise Unavailable(f"watch from {self._next}: the store is at {newest}")
+        if self._marked < newest:
             self._marked = newest
             self._out.extend(Batch(r.prefix, newest, ()) for r in self._ranges if r.start <= newest + 1)
             return

@@ -138,8 +138,8 @@ class Store(Protocol):
 
         Within a range revisions only grow. Between ranges there is no promise: what must be seen together lies in one
         range. The iterator ends only by raising: Compacted if a start is gone, Unavailable if the stream broke or its
-        member lost the quorum. Closing it (aclose) ends the watch at the server. A start must not lie more than one
-        revision in the future of the store's history.
+        member lost the quorum. Closing it (aclose) ends the watch at the server. A start must not lie beyond the
+        store's next revision; if a restore makes it so, the watch ends with Unavailable, sooner or later.
         """
 
     async def revision(self) -> Revision:

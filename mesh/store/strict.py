@@ -18,6 +18,8 @@ class StrictStore:
 
     def __init__(self, store: Store) -> None:
         self._store, self._closed = store, False
+        self._newest = Revision(0)
+        """That any answer told. A restore may set the store back between two calls: not the caller's fault."""
 
     async def get(self, key: str, *, at: Revision | None = None) -> Item | None:
         self._usable()
@@ -46,6 +48,7 @@ class StrictStore:
         _check(names == sorted(set(names)), "a listing is sorted and has each key once")
         _check(all(name.startswith(prefix) for name in names), f"a key outside {prefix} was listed")
         _check(all(item.revision <= listing.revision for item in listing.items), "an item newer than its listing")
+        self._newest = max(self._newest, listing.revision)
         return listing
 
     async def txn(self, compares: Sequence[Compare], ops: Sequence[Op]) -> Revision:
@@ -75,11 +78,18 @@ class StrictStore:
             inside = [p for p in prefixes if p.endswith("/") and p != watched.prefix and watched.prefix.startswith(p)]
             _check(not inside, f"{watched.prefix} lies in {inside}, so its changes would come twice")
         _check(len(set(prefixes)) == len(prefixes), "one range twice")
-        return StrictWatch(self._store, ranges)
+        return StrictWatch(self, self._store.watch(ranges), ranges)
 
     async def revision(self) -> Revision:
         self._usable()
-        return await self._store.revision()
+        revision = await self._store.revision()
+        self._newest = max(self._newest, revision)
+        return revision
+
+    async def newest(self) -> Revision:
+        """The newest revision that the store has, or had."""
+        await self.revision()
+        return self._newest
 
     async def close(self) -> None:
         self._closed = True
@@ -92,9 +102,8 @@ class StrictStore:
 class StrictWatch:
     """A watch, checked: starts not in the future; batches whole, in order, and of their range."""
 
-    def __init__(self, store: Store, ranges: Sequence[Range]) -> None:
-        self._store, self._ranges = store, tuple(ranges)
-        self._watch = store.watch(ranges)
+    def __init__(self, store: StrictStore, watch: Watch, ranges: Sequence[Range]) -> None:
+        self._store, self._watch, self._ranges = store, watch, tuple(ranges)
         self._last = {watched.prefix: watched.start - 1 for watched in ranges}
         self._begun = False
 
@@ -103,7 +112,7 @@ class StrictWatch:
 
     async def __anext__(self) -> Batch:
         if not self._begun:
-            newest = await self._store.revision()
+            newest = await self._store.newest()
             late = [watched for watched in self._ranges if watched.start > newest + 1]
             _check(not late, f"{late} begins after the next revision, {newest + 1}")
             self._begun = True

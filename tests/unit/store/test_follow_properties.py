@@ -8,7 +8,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh import aio, keys
@@ -48,13 +48,14 @@ class Player:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
+        self.strict = StrictStore(self.store)
         self.told = Followed()
         self.follower = self.follower_of({})
         self.snapshot = self.store.snapshot()
         self.epoch = 0
 
     def follower_of(self, known) -> Follower:
-        return Follower(StrictStore(self.store), PREFIXES, rng=random.Random(0), known=known)
+        return Follower(self.strict, PREFIXES, rng=random.Random(0), known=known)
 
     def task(self, group):
         return group.create_task(self.told.consume(self.follower))
@@ -120,6 +121,8 @@ class Player:
 
 
 @settings(max_examples=120, deadline=None)
+@example([{"/a/1": b"x"}, {"/a/1": None}, "restore", "outage", {"/a/1": None, "/b/1": b"x"}, "break", "restart"])
+@example([{"/a/1": b"x"}, {"/a/1": None}, "break", {"/a/1": None}, "restore"])
 @given(st.lists(steps, max_size=25))
 def test_any_history_is_followed(history):
     asyncio.run(Player().play(history))
@@ -166,6 +169,29 @@ def test_a_restore_without_a_new_epoch_is_recognised_by_a_remembered_change():
             assert player.told.listings[-3].restored
             assert player.told.data["/a/1"][0] == b"kept"
             task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_compacted_start_is_listed_though_every_remembered_change_still_stands():
+    async def run():
+        player = Player()
+        await player.store.txn([], [Put("/a/1", b"stays"), Put("/a/2", b"goes"), Put("/a/3", b"changes")])
+        async with asyncio.TaskGroup() as group:
+            task = player.task(group)
+            await player.settle()
+            task.cancel()
+        known = player.follower.known()
+        assert [witness.key for witness in known["/a/"].witnesses] == ["/a/1"]
+        await player.store.txn([], [Delete("/a/2"), Put("/a/3", b"changed")])
+        player.store.compact(await player.store.txn([], [Put("/c/1", b"")]))
+        player.follower = player.follower_of(known)
+        async with asyncio.TaskGroup() as group:
+            task = player.task(group)
+            await player.settle()
+            task.cancel()
+        events = player.told.listings[len(PREFIXES)].events
+        assert {event.key: event.value for event in events} == {"/a/2": None, "/a/3": b"changed"}
 
     asyncio.run(run())
 
