@@ -55,14 +55,14 @@ class Context:
         return found.address, dict(found.calls)[service]
 
     @asynccontextmanager
-    async def load(self, *, rate: float = LOAD_RATE) -> AsyncIterator[Load]:
+    async def load(self, *, warm_up: float = WARM_UP_SECONDS) -> AsyncIterator[Load]:
         """A steady load from web's host to api, as web's application would send it, until the block ends."""
         address, port = self.local("web-1", "api")
-        load = Load(address, port, rate=rate)
+        load = Load(address, port, rate=LOAD_RATE)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(load.run())
             try:
-                await asyncio.sleep(WARM_UP_SECONDS)
+                await asyncio.sleep(warm_up)
                 yield load
             finally:
                 task.cancel()
