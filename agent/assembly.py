@@ -36,7 +36,7 @@ from agent.xds.server import XdsServer
 from mesh import compile as mesh_compile
 from mesh.aio import pause
 from mesh.compile.types import Snapshot
-from mesh.model import Instance, Revision, ServiceRef, World
+from mesh.model import Identity, Instance, Revision, ServiceRef, World
 from mesh.model.uplink import Hello, Report
 from mesh.store.protocol import Store
 
@@ -62,8 +62,8 @@ class EnvoyOutside(Protocol):
     async def validate(self, snapshot: Snapshot) -> str | None: ...
 
 
-OpenStore = Callable[[Sequence[str], StoredIdentity], Store]
-"""Gates and identity -> a store, connected with that identity. Opened anew when the certificate is."""
+OpenStore = Callable[[Sequence[str], Sequence[str], Identity], Store]
+"""Gates, roots and our identity -> a store. Opened anew when one of them is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Assembly:
             self.disk,
             outside.exchange,
             urls=self.controlplanes,
+            roots=self.roots,
             wanted=self.host.wanted,
             on_change=self._identities_changed,
             on_due=lambda: post(ev.RenewDue()),
@@ -198,7 +199,7 @@ class Assembly:
 
     def _hold(self, stored: StoredIdentity) -> None:
         self.keeper.start(stored)
-        self._connected_as = (stored.own, stored.roots)
+        self._connected_as = (stored.own, self.roots())
         self._joined_event.set()
         self._relocal()
 
@@ -219,18 +220,23 @@ class Assembly:
 
     def _identities_changed(self) -> None:
         self._relocal()
-        stored = self.keeper.stored
-        if stored is not None and (stored.own, stored.roots) != self._connected_as:
-            # Connections made with the old certificate end with it; new ones are made while both are good.
-            self._connected_as = (stored.own, stored.roots)
-            if self.store is not None:
-                self.follow()
-            if self.uplink is not None:
-                self.uplink.reconnect()
+        self._connect_anew()
         self.runtime.post(ev.IdentitiesChanged())
+
+    def _connect_anew(self) -> None:
+        """If our certificate or whom we trust is new: connections are replaced while the old ones are still good."""
+        stored = self.keeper.stored
+        if stored is None or (stored.own, self.roots()) == self._connected_as:
+            return
+        self._connected_as, self._context = (stored.own, self.roots()), None
+        if self.store is not None:
+            self.follow()
+        if self.uplink is not None:
+            self.uplink.reconnect()
 
     def _world_changed(self, world: World) -> None:
         self.pipeline.world, self.pipeline.newest = world, self.watch.newest
+        self._connect_anew()
         self.runtime.post(ev.WorldChanged(world.revision))
 
     def _interest(self, world: World) -> Iterable[ServiceRef]:
@@ -285,10 +291,18 @@ class Assembly:
         """Those of the settings, or those told at the join."""
         return self.settings.gates or (self.keeper.stored.gates if self.keeper.stored else ())
 
+    def roots(self) -> tuple[str, ...]:
+        """Whom we believe to be of our mesh: by the bundle that it publishes; before that is known, by the join."""
+        stored = self.keeper.stored
+        if stored is None:
+            return ()
+        bundle = self.pipeline.world.bundle(stored.trust_domain)
+        return tls.usable(bundle.spec.roots if bundle else ()) or stored.roots
+
     def _tls(self) -> ssl.SSLContext | None:
         stored = self.keeper.stored
         if self._context is None and stored is not None:
-            self._context = tls.context(stored.roots, stored.own)
+            self._context = tls.context(self.roots(), stored.own)
         return self._context
 
     def _instances(self) -> tuple[Instance, ...]:
@@ -309,7 +323,7 @@ class Assembly:
             self.store_problem = "no store gate is known: name one under `gates` in agent.yaml"
             self.runtime.post(ev.StoreBroken(self.store_problem))
             return
-        former, self.store = self.store, self.outside.open_store(gates, stored)
+        former, self.store = self.store, self.outside.open_store(gates, self.roots(), stored.own)
         self.watch.follow(self.store)
         if former is not None:
             self._spawn(self._close_later(former))

@@ -21,10 +21,10 @@ from agent.envoy.process import Envoy, EnvoySettings
 from agent.identity import process
 from agent.scrape import ScrapeServer
 from agent.settings import Settings
-from agent.state import StoredIdentity
 from agent.telling import Telling
 from mesh import obs
 from mesh.aio import keep
+from mesh.model import Identity
 from mesh.store.etcd import EtcdStore, Tls
 from mesh.store.protocol import Store
 
@@ -108,8 +108,8 @@ def version() -> str:
     return "unknown"
 
 
-def _open_store(gates: Sequence[str], stored: StoredIdentity) -> Store:
-    tls = Tls("\n".join(stored.roots).encode(), stored.own.chain_pem.encode(), stored.own.key_pem.encode())
+def _open_store(gates: Sequence[str], roots: Sequence[str], own: Identity) -> Store:
+    tls = Tls("\n".join(roots).encode(), own.chain_pem.encode(), own.key_pem.encode())
     return EtcdStore(gates, tls=tls, server_name=GATE_NAME)
 
 

@@ -4,9 +4,24 @@ import os
 import ssl
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from mesh.model import Identity
+
+
+@lru_cache(maxsize=4)
+def usable(roots: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are certificates. What stands in the store may be anything."""
+
+    def good(pem: str) -> bool:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+        except (ssl.SSLError, ValueError):
+            return False
+        return True
+
+    return tuple(pem for pem in roots if good(pem))
 
 
 def context(roots: Sequence[str], own: Identity) -> ssl.SSLContext:

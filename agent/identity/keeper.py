@@ -38,6 +38,7 @@ class Keeper:
         exchange: Exchange,
         *,
         urls: Callable[[], tuple[str, ...]],
+        roots: Callable[[], tuple[str, ...]],
         wanted: Callable[[], Iterable[str]],
         on_change: Callable[[], None],
         on_due: Callable[[], None],
@@ -45,7 +46,7 @@ class Keeper:
         rng: random.Random,
         counters: metrics.Counters,
     ) -> None:
-        self._disk, self._exchange, self._urls, self._wanted = disk, exchange, urls, wanted
+        self._disk, self._exchange, self._urls, self._roots, self._wanted = disk, exchange, urls, roots, wanted
         self._on_change, self._on_due, self._clock, self._rng = on_change, on_due, clock, rng
         self._counters = counters
         self._backoff = Backoff(rng, base=BASE, cap=CAP)
@@ -112,7 +113,7 @@ class Keeper:
     def _order(self, stored: StoredIdentity, names: tuple[str, ...]) -> SignOrder:
         return SignOrder(
             urls=self._urls(),
-            roots=stored.roots,
+            roots=self._roots(),
             trust_domain=stored.trust_domain,
             node=stored.node,
             own=stored.own,

@@ -75,7 +75,7 @@ class Host:
     async def running(self) -> AsyncIterator[Assembly]:
         """The agent, until the block ends; then it leaves as on SIGTERM and Envoy goes on."""
 
-        def open_store(_gates: Sequence[str], _stored: object) -> Store:
+        def open_store(_gates: Sequence[str], _roots: Sequence[str], _own: object) -> Store:
             return Shared(self.store())
 
         outside = Outside(

@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from agent import events as ev
-from mesh import keys
+from ca.signer.memory import MemorySigner
+from mesh import codec, keys
+from mesh.model import TrustBundle
 from mesh.store.errors import Unavailable
-from mesh.store.protocol import Store
+from mesh.store.protocol import Put, Store
 from tests.fakes.tcp import listening
 from tests.integration.agent.hosts import Host, free_port
 from tests.support.waiting import aeventually
@@ -268,8 +270,6 @@ def test_a_listener_that_cannot_be_opened_is_a_problem_and_stops_no_other(tmp_pa
 
 def test_garbage_in_the_store_is_a_problem_and_stops_nothing(tmp_path):
     async def scenario(shop: Shop) -> None:
-        from mesh.store.protocol import Put
-
         async with shop.host.running() as agent:
             await shop.serving()
             key = keys.OBJECTS + "Service/shop/api"
@@ -319,6 +319,29 @@ def test_a_renewed_node_certificate_means_new_connections(tmp_path):
             await shop.cp.apply(service("later"))
             await aeventually(lambda: any(ref.name == "later" for ref in agent.watch.world.objects))
             await aeventually(lambda: agent.runtime.state.controlplane)
+            assert await shop.answers()
+
+    run(tmp_path, scenario)
+
+
+def test_a_new_root_is_believed_when_the_mesh_publishes_it(tmp_path):
+    async def scenario(shop: Shop) -> None:
+        async with shop.host.running() as agent:
+            await shop.serving()
+            (before,) = agent.roots()
+            other = (await MemorySigner("mesh.test", clock=time.time).roots())[0]
+            key = keys.BUNDLES + "mesh.test"
+            item = await shop.cp.store.get(key)
+            assert item is not None
+            bundle = codec.decode("TrustBundle", item.value)
+            assert isinstance(bundle, TrustBundle)
+            spec = msgspec.structs.replace(bundle.spec, roots=(before, other), sequence=bundle.spec.sequence + 1)
+            await shop.cp.store.txn((), (Put(key, codec.encode(msgspec.structs.replace(bundle, spec=spec))),))
+            store = agent.store
+            await aeventually(lambda: agent.roots() == (before, other))
+            await aeventually(lambda: agent.store is not store)
+            await aeventually(lambda: agent.runtime.state.controlplane)
+            await aeventually(lambda: agent.runtime.state.applied == agent.runtime.state.observed)
             assert await shop.answers()
 
     run(tmp_path, scenario)

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 from cryptography import x509
 
-from agent import metrics
+from agent import metrics, tls
 from agent.identity import exchange, process
 from agent.identity.join import JoinError, join, read_token
 from agent.identity.joiner import Joiner
@@ -206,8 +206,8 @@ class Kept:
         self.disk = Disk(tmp_path / "data")
         self.disk.identities.load()
         self.keeper = Keeper(
-            self.disk, self.ca, urls=lambda: ("https://x",), wanted=lambda: self.wanted, on_change=self.changed,
-            on_due=self.is_due, clock=clock, rng=random.Random(3), counters=metrics.Counters(),
+            self.disk, self.ca, urls=lambda: ("https://x",), roots=lambda: ("r",), wanted=lambda: self.wanted,
+            on_change=self.changed, on_due=self.is_due, clock=clock, rng=random.Random(3), counters=metrics.Counters(),
         )  # fmt: skip
         self.keeper.start(StoredIdentity(node="vm1", trust_domain="d", cluster="c", own=identity(clock(), 24 * HOUR)))
 
@@ -381,5 +381,15 @@ def test_the_join_command(tmp_path):
         assert used.exit_code == 1
         assert "token create" in used.output
         assert "hf1." not in used.output, "no token is echoed"
+
+    with_cp(tmp_path, scenario)
+
+
+def test_roots_that_are_no_certificates_are_left_out(tmp_path):
+    async def scenario(cp, disk):
+        stored = await join(settings(tmp_path, cp), disk, await token(cp), exchange.run, time.time())
+        (good,) = stored.roots
+        assert tls.usable(("garbage", good, "", good.replace("M", "!"))) == (good,)
+        tls.context(tls.usable(("garbage", good)), stored.own)
 
     with_cp(tmp_path, scenario)
