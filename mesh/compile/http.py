@@ -175,7 +175,7 @@ def unavailable(reason: str) -> pb.Route:
     return pb.Route(match=pb.RouteMatch(prefix="/"), direct_response=pb.DirectResponseAction(status=503, body=body))
 
 
-def retry_elsewhere(conditions: tuple[str, ...], *, retries: int = 1) -> pb.RetryPolicy:
+def retry_elsewhere(conditions: tuple[str, ...], *, retries: int) -> pb.RetryPolicy:
     """Try another host, on these conditions."""
     policy = pb.RetryPolicy(
         retry_on=",".join(conditions),

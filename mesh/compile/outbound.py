@@ -28,6 +28,13 @@ RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retria
 RETRY_IDEMPOTENT_ON = (*RETRY_ON, "reset")
 """Also when a host dies between the request and its answer: whether it was seen does not matter for these."""
 
+_RETRIES = 2
+"""Each at a host that was not tried yet: two may be dead at once before anybody says so."""
+
+_LOCAL_FAILURES = 3
+"""So many failed connects in a row eject a host. TCP has no memory of hosts that were tried: with one attempt more than
+that, a connection does not fail because of one dead host, whatever others do at the same time."""
+
 NO_CERTIFICATE = "this host holds no certificate yet for the identity that calls"
 
 # Between proxies HTTP is always HTTP/2: it says goodbye before it closes, so restarts and renewals lose no request.
@@ -64,7 +71,7 @@ def _filter(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Filter:
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
         cluster=name(upstream) if open_ else names.UNAVAILABLE,
-        max_connect_attempts=pb.uint32(2),
+        max_connect_attempts=pb.uint32(_LOCAL_FAILURES + 1),
         idle_timeout=pb.duration(TCP_IDLE_SECONDS),
         access_log=[log],
     )
@@ -89,8 +96,10 @@ def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
         routes = [http.unavailable(fault)]
     else:
         routes = [
-            http.idempotent(http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_IDEMPOTENT_ON))),
-            http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON)),
+            http.idempotent(
+                http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_IDEMPOTENT_ON, retries=_RETRIES))
+            ),
+            http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON, retries=_RETRIES)),
         ]
     return http.route_config(name(upstream), *routes, response_headers_to_remove=[names.UNREACHED])
 
@@ -137,7 +146,7 @@ def _outliers() -> pb.OutlierDetection:
         max_ejection_time=pb.duration(60),
         max_ejection_percent=pb.uint32(75),
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=pb.uint32(3),
+        consecutive_local_origin_failure=pb.uint32(_LOCAL_FAILURES),
         enforcing_consecutive_local_origin_failure=pb.uint32(100),
         consecutive_gateway_failure=pb.uint32(5),
         enforcing_consecutive_gateway_failure=pb.uint32(100),
