@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent import events as ev
@@ -103,7 +103,8 @@ class Host:
 STEPS = st.lists(
     st.sampled_from(
         [
-            "join", "identities", "definitions", "health", "world", "world-new", "observed", "compiled", "failed",
+            "join", "identities", "definitions", "health", "world", "world-new", "world-back", "observed",
+            "compiled", "failed",
             "connected", "disconnected", "acked", "acked-eds", "warmed", "refused", "refused-old", "stalled", "found",
             "not-found", "ready", "gone", "unfit", "cp-up", "cp-down", "broken", "restored", "renew", "registered",
             "deregistered", "stop", "drain",
@@ -128,6 +129,11 @@ def step(host: Host, name: str) -> None:
         case "world" | "world-new":
             host.revision += 1
             host.config += b"w" if name == "world-new" else b""
+            host.feed(ev.WorldChanged(Revision(host.revision)))
+        case "world-back" if host.refused:
+            # Somebody undid and redid what Envoy refused.
+            host.revision += 1
+            host.config = min(host.refused)
             host.feed(ev.WorldChanged(Revision(host.revision)))
         case "observed":
             host.revision += 1
@@ -183,7 +189,12 @@ def step(host: Host, name: str) -> None:
             pass
 
 
+AND_BACK = ["world", "compiled", "refused", "not-found", "world-new", "compiled", "acked", "world-back", "compiled"]
+"""What was refused is undone and done again."""
+
+
 @settings(max_examples=400, deadline=None)
+@example(identity=True, generations=0, gate=False, envoy=False, names=AND_BACK)
 @given(identity=st.booleans(), generations=st.integers(0, 2), gate=st.booleans(), envoy=st.booleans(), names=STEPS)
 def test_any_order_of_events_keeps_the_promises(identity, generations, gate, envoy, names):
     host = Host(adopted=envoy)
