@@ -13,13 +13,14 @@ from controlplane.view import Presence
 class Liveness:
     def __init__(self) -> None:
         self._started = 0.0
-        self._connected: frozenset[str] = frozenset()
+        self._holders: dict[str, frozenset[str]] = {}
+        """Connected node -> the replicas that held its uplink when last looked at."""
         self._silent: dict[str, float] = {}
         """Node -> since when nothing was heard of it."""
 
     @property
     def connected(self) -> AbstractSet[str]:
-        return self._connected
+        return self._holders.keys()
 
     def restart(self, now: float) -> None:
         """Everybody who is silent is silent since now."""
@@ -28,14 +29,20 @@ class Liveness:
 
     def observe(self, replicas: Mapping[str, Presence], now: float) -> None:
         """Take in what the replicas say. A replica that vanished takes its connections with it, as of now."""
-        connected = frozenset(node for presence in replicas.values() for node in presence.connected)
-        for node in self._connected - connected:
-            ages = [presence.left[node] for presence in replicas.values() if node in presence.left]
-            # The record says how long it had been silent when it was cut: that time counts.
+        holders: dict[str, frozenset[str]] = {}
+        for name, presence in replicas.items():
+            for node in presence.connected:
+                holders[node] = holders.get(node, frozenset()) | {name}
+        for node, before in self._holders.items():
+            if node in holders:
+                continue
+            # Only who held it last knows how long it had been silent when it was cut; that time counts. Another
+            # replica's word is of an earlier connection.
+            ages = [replicas[name].left[node] for name in before if name in replicas and node in replicas[name].left]
             self._silent[node] = max(self._started, now - max(0.0, min(ages, default=0.0)))
-        for node in connected:
+        for node in holders:
             self._silent.pop(node, None)
-        self._connected = connected
+        self._holders = holders
 
     def lost(self, nodes: Iterable[str], now: float, grace: float) -> frozenset[str]:
         """Those of these nodes that have been silent for the grace."""
@@ -47,6 +54,6 @@ class Liveness:
         return min(waits, default=None)
 
     def _left(self, node: str, now: float, grace: float) -> float:
-        if node in self._connected:
+        if node in self._holders:
             return float("inf")
         return self._silent.get(node, self._started) + grace - now

@@ -56,6 +56,18 @@ def test_a_host_that_moved_to_another_replica_was_never_silent():
     assert live.lost(["n1"], 1000.0, GRACE) == frozenset()
 
 
+def test_what_a_former_replica_says_of_an_earlier_connection_does_not_count():
+    live = Liveness()
+    live.restart(0.0)
+    live.observe(presence("n1", replica="a"), 100.0)
+    moved = presence(replica="a", n1=1.0)
+    live.observe(moved | presence("n1", replica="b"), 110.0)
+    # b stops, and its record goes with it; a still tells of the connection that ended 90 s ago.
+    live.observe(presence(replica="a", n1=90.0), 200.0)
+    assert live.lost(["n1"], 214.9, GRACE) == frozenset()
+    assert live.lost(["n1"], 215.0, GRACE) == {"n1"}
+
+
 def test_a_replica_that_vanishes_gives_its_hosts_a_whole_grace():
     live = Liveness()
     live.restart(0.0)
