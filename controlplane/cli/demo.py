@@ -14,8 +14,6 @@ import msgspec
 
 from controlplane.cli.errors import CliError, Exit
 
-CHECK_GRACE = 6.0
-"""Seconds until the check's mesh calls a silent host lost; the default is 15. It is told in the output."""
 MOST_TAILS = 4
 TAIL_LINES = 15
 
@@ -24,8 +22,14 @@ TAIL_LINES = 15
 @click.option("--check", is_flag=True, help="Run the scenario step by step, print figures, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: the report as JSON.")
 @click.option("--keep", default="", metavar="DIR", help="Use this directory and leave it there afterwards.")
-@click.option("--grace", type=float, default=None, help="Seconds until a silent host is lost [15; with --check 6].")
-def demo(check: bool, as_json: bool, keep: str, grace: float | None) -> None:
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=1),
+    default=15.0,
+    show_default=True,
+    help="Seconds until a silent host is lost.",
+)
+def demo(check: bool, as_json: bool, keep: str, grace: float) -> None:
     r"""Run a whole mesh on this machine: etcd, OpenBao, two control-plane nodes with gates, five hosts.
 
     All of it listens on loopback only. Nothing is left behind, but the directory of --keep.
@@ -40,7 +44,7 @@ def demo(check: bool, as_json: bool, keep: str, grace: float | None) -> None:
     if as_json and not check:
         raise click.UsageError("--json goes with --check")
     with folder(keep) as place:
-        work = _check(place, grace or CHECK_GRACE, as_json=as_json) if check else _stay(place, grace or 15.0)
+        work = _check(place, grace, as_json=as_json) if check else _stay(place, grace)
         try:
             code = asyncio.run(_until_stopped(work))
         except Exception as exc:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from controlplane import etcd_pki
 from controlplane.demo.binaries import EtcdBinaries, find_etcd
 from controlplane.demo.process import Process, free_ports
-from mesh.store.errors import StoreError
+from mesh.store.errors import StoreError, Unavailable
 from mesh.store.etcd import EtcdAdmin, EtcdStore, Tls
 
 START_SECONDS = 60.0
@@ -137,13 +137,13 @@ class EtcdCluster:
                 process.start()
 
     async def ready(self, timeout: float = START_SECONDS) -> None:  # noqa: ASYNC109 - also bounds what is not async
-        """Return once every member that runs sees a leader."""
+        """Return once every member that runs sees a leader and gets a proposal through to it."""
         admin, deadline = self.admin(), time.monotonic() + timeout
         try:
             while True:
                 states = zip(self._processes, await admin.status(), strict=True)
                 waiting = [(p, s) for p, s in states if p.running and (not s.version or s.problems)]
-                if not waiting and any(process.running for process in self._processes):
+                if not waiting and await self._all_propose():
                     return
                 for process in self._processes:
                     if process.exit_code is not None and process.exit_code > 0:
@@ -153,6 +153,20 @@ class EtcdCluster:
                     process.wait_until(lambda: False, what=f"be ready ({state})", timeout=0)
         finally:
             await admin.close()
+
+    async def _all_propose(self) -> bool:
+        """Seeing a leader is not enough: what a member forwards to it over a connection that is not yet back is lost."""
+        running = [seat.endpoint for seat, p in zip(self._seats, self._processes, strict=True) if p.running]
+        for endpoint in running:
+            store = EtcdStore([endpoint], tls=self.tls(etcd_pki.ROOT_USER), timeout=2)
+            try:
+                # Goes through the whole cluster's log, and leaves no trace in the data.
+                await (await store.lease(1)).revoke()
+            except Unavailable:
+                return False
+            finally:
+                await store.close()
+        return bool(running)
 
     def start_member(self, number: int) -> None:
         self._processes[number].start()
