@@ -1,8 +1,8 @@
 """The thin hand of admission: reads what a plan needs, runs its transaction, and plans again after a conflict."""
 
-import asyncio
+import itertools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from controlplane.admission import (
@@ -25,8 +25,8 @@ from mesh.store.errors import Conflict
 from mesh.store.protocol import Store
 
 ATTEMPTS = 8
-READS = 32
-"""At the same time."""
+READS = 16
+"""Objects read at once. Each may be as large as a transaction, and all of them must fit into one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +70,15 @@ class Applier:
     async def _state(self, intent: Intent) -> State:
         current: dict[Ref, Held[Object]] = {}
         unreadable: dict[Ref, Revision] = {}
-        gate = asyncio.Semaphore(READS)
-
-        async def look(ref: Ref) -> None:
-            async with gate:
-                item = await self._store.get(keys.key_for(ref))
-            if item is None:
-                return
-            try:
-                current[ref] = Held(codec.decode(ref.kind, item.value), item.revision)
-            except codec.Undecodable:
-                unreadable[ref] = item.revision
-
-        await _all([look(ref) for ref in needs(intent)])
+        for refs in batched(needs(intent), READS):
+            items = await self._store.get_many([keys.key_for(ref) for ref in refs])
+            for ref, item in zip(refs, items, strict=True):
+                if item is None:
+                    continue
+                try:
+                    current[ref] = Held(codec.decode(ref.kind, item.value), item.revision)
+                except codec.Undecodable:
+                    unreadable[ref] = item.revision
         contents = {namespace: await self._contents(namespace) for namespace in emptied(intent)}
         deletions = await self._store.get(keys.DELETIONS) if intent.removals else None
         return State(current, unreadable, contents, deletions)
@@ -96,11 +92,8 @@ class Applier:
         return found
 
 
-async def _all(jobs: Sequence["asyncio._CoroutineLike[None]"]) -> None:
-    """Run them together; the first store error is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(job)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
+def batched(refs: Iterable[Ref], size: int) -> Iterator[tuple[Ref, ...]]:
+    """In order, so many at a time."""
+    rest = iter(refs)
+    while some := tuple(itertools.islice(rest, size)):
+        yield some
