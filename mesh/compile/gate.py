@@ -18,12 +18,16 @@ from mesh.compile.parts import (
 from mesh.compile.view import Frame
 from mesh.model import GateSpec
 
-PATHS = ("/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch")
+RANGE, WATCH = "/etcdserverpb.KV/Range", "/etcdserverpb.Watch/Watch"
+PATHS = (RANGE, WATCH)
 ALLOWED, DENIED = "gate-read", "gate-read-only"
 
 MAX_CONNECTIONS = 20_000
 MAX_STREAMS = 64
 """Of one connection. An agent needs a handful: its watches, and the pages of a list."""
+
+_PATIENCE_SECONDS = 1.0
+"""A read that has no answer by then is asked of another member as well, and the first answer counts."""
 
 # Of one connection: an agent that lists everything again after a loss needs some hundred requests, then hardly any.
 _BURST, _PER_SECOND = 1000, 100
@@ -92,17 +96,31 @@ def _rate_limit() -> pb.HttpFilter:
 
 
 def route() -> pb.RouteConfiguration:
-    retry = http.retry_elsewhere(("connect-failure", "refused-stream", "reset-before-request"), retries=2)
+    unseen = ("connect-failure", "refused-stream", "reset-before-request")
     return http.route_config(
         names.GATE,
-        http.to_cluster(names.GATE_CLUSTER, retry),
+        _reads(http.retry_elsewhere((*unseen, "reset"), retries=2)),
+        http.to_cluster(names.GATE_CLUSTER, http.retry_elsewhere(unseen, retries=2)),
         # Whatever a caller would say to etcd of itself: the gate's certificate is the only credential there.
         request_headers_to_remove=["authorization", "token", "x-forwarded-client-cert"],
     )
 
 
+def _reads(retry: pb.RetryPolicy) -> pb.Route:
+    """A frozen member takes requests and never answers: not one of them waits until that has been noticed."""
+    retry.per_try_timeout.CopyFrom(pb.duration(_PATIENCE_SECONDS))
+    found = http.to_cluster(names.GATE_CLUSTER, retry)
+    found.match.path = RANGE
+    # The first try goes on: a slow answer is as good as any.
+    found.route.hedge_policy.hedge_on_per_try_timeout = True
+    return found
+
+
 def cluster(spec: GateSpec) -> pb.Cluster:
-    """The members. A dead or frozen one is left out within seconds, and its streams are cut so that they move."""
+    """The members. A frozen one gets no new streams within 3 s; its own are cut within 9 s, so that they move.
+
+    The former is the health check, the latter pings: a failed check drains HTTP/2, and a watch would never end.
+    """
     places = []
     for member in spec.etcd:
         host, _, port = member.rpartition(":")
@@ -116,8 +134,8 @@ def cluster(spec: GateSpec) -> pb.Cluster:
         # With TLS this is a whole handshake, so a frozen member, whose kernel still accepts, fails it.
         pb.HealthCheck(
             timeout=pb.duration(CONNECT_SECONDS),
-            interval=pb.duration(1),
-            no_traffic_interval=pb.duration(1),
+            interval=pb.duration(0.5),
+            no_traffic_interval=pb.duration(0.5),
             unhealthy_threshold=pb.uint32(2),
             healthy_threshold=pb.uint32(1),
             tcp_health_check=pb.HealthCheck.TcpHealthCheck(),
@@ -140,5 +158,6 @@ def cluster(spec: GateSpec) -> pb.Cluster:
     )
     found.close_connections_on_host_health_failure = True
     found.common_lb_config.healthy_panic_threshold.CopyFrom(pb.Percent(value=0))
-    # etcd takes pings at most every 5 s (grpc-keepalive-min-time) and hangs up on whoever sends more.
-    return set_http(found, http2_upstream(idle_seconds=3600, keepalive=(6.0, 3.0)))
+    # etcd takes pings at most every 5 s (grpc-keepalive-min-time) and hangs up on whoever sends more. Envoy adds up to
+    # 15 % to the interval.
+    return set_http(found, http2_upstream(idle_seconds=3600, keepalive=(5.5, 2.5)))

@@ -193,3 +193,33 @@ def test_the_cost_of_an_endpoint_does_not_grow_with_the_mesh():
 
     few, many = cost(10), cost(1000)
     assert many < 3 * few, (few, many)
+
+
+def test_nothing_in_the_gate_ends_a_quiet_watch():
+    spec = GateSpec(listen="127.0.0.1:2400", etcd=("127.0.0.1:2379",), etcd_ca="a", etcd_cert="b", etcd_key="c")
+    snapshot = compile_anew(project(World(), local(identities={"gate": fake_identity("x/y")}, gate=spec)))
+    chain = resources(snapshot, pb.LISTENER)["gate"].filter_chains[0]
+    manager = pb.HttpConnectionManager.FromString(chain.filters[-1].typed_config.value)
+    # Set, and 0: absent would be five minutes.
+    assert manager.HasField("stream_idle_timeout")
+    assert manager.stream_idle_timeout.ToSeconds() == 0
+    assert not manager.HasField("request_timeout")
+    assert not manager.common_http_protocol_options.HasField("max_connection_duration")
+    assert not manager.common_http_protocol_options.HasField("max_stream_duration")
+    routes = resources(snapshot, pb.ROUTE)["gate"].virtual_hosts[0].routes
+    for route in routes:
+        assert route.route.HasField("timeout")
+        assert route.route.timeout.ToSeconds() == 0
+        assert not route.route.HasField("idle_timeout")
+        assert not route.route.HasField("max_stream_duration")
+    # Only reads are asked twice.
+    assert [r.match.path for r in routes if r.route.retry_policy.HasField("per_try_timeout")] == [
+        "/etcdserverpb.KV/Range"
+    ]
+    cluster = resources(snapshot, pb.CLUSTER)["gate|etcd"]
+    options = pb.UpstreamHttpOptions.FromString(next(iter(cluster.typed_extension_protocol_options.values())).value)
+    assert not options.common_http_protocol_options.HasField("max_connection_duration")
+    assert not options.common_http_protocol_options.HasField("max_stream_duration")
+    # etcd hangs up on whoever pings more often than every 5 s.
+    ping = options.explicit_http_config.http2_protocol_options.connection_keepalive
+    assert ping.interval.ToMilliseconds() > 5000
