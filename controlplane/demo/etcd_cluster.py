@@ -155,7 +155,7 @@ class EtcdCluster:
             await admin.close()
 
     async def _all_propose(self) -> bool:
-        """Seeing a leader is not enough: what a member forwards to it over a connection that is not yet back is lost."""
+        """Seeing a leader is not enough: what a member forwards to it over a connection not yet back is lost."""
         running = [seat.endpoint for seat, p in zip(self._seats, self._processes, strict=True) if p.running]
         for endpoint in running:
             store = EtcdStore([endpoint], tls=self.tls(etcd_pki.ROOT_USER), timeout=2)

@@ -28,6 +28,16 @@ def etcd(tmp_path_factory) -> Iterator[EtcdCluster]:
         cluster.close()
 
 
+@pytest.fixture
+def cluster(etcd) -> Iterator[EtcdCluster]:
+    """The cluster, whole again afterwards."""
+    yield etcd
+    for process in etcd.members:
+        process.resume()
+    etcd.launch()
+    asyncio.run(etcd.ready())
+
+
 @dataclass
 class Backend:
     """One kind of store: how to open a client, and how to make happen what happens to stores."""

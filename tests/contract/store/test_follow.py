@@ -137,14 +137,14 @@ def test_a_new_epoch_makes_it_list_again(backend):
 
 @pytest.mark.real
 @pytest.mark.parametrize("new_epoch", [True, False], ids=["epoch renewed", "epoch forgotten"])
-def test_a_store_restored_from_an_older_snapshot_is_recognised(etcd, tmp_path, new_epoch):
+def test_a_store_restored_from_an_older_snapshot_is_recognised(cluster, tmp_path, new_epoch):
     """Same cluster id, revisions already past what was seen. Without a renewed epoch a remembered change tells."""
-    room = etcd_backend(etcd).room
+    room = etcd_backend(cluster).room
 
     async def run():
-        store, writer = etcd.store(), etcd.store()
+        store, writer = cluster.store(), cluster.store()
         await writer.txn([], [Put(keys.EPOCH, b"before"), *(Put(f"{room}{n}", b"old") for n in range(20))])
-        snapshot = etcd.save_snapshot(tmp_path / "snapshot.db")
+        snapshot = cluster.save_snapshot(tmp_path / "snapshot.db")
         held = Held(store)
         async with following(held, [room]) as (told, _):
             await aeventually(lambda: told.said)
@@ -155,11 +155,11 @@ def test_a_store_restored_from_an_older_snapshot_is_recognised(etcd, tmp_path, n
             assert await told.holds_what(writer, [room])
 
             held.free.clear()
-            etcd.restore_snapshot(snapshot)
-            etcd.start_member(0)
-            etcd.start_member(1)
-            etcd.start_member(2)
-            await etcd.ready()
+            cluster.restore_snapshot(snapshot)
+            cluster.start_member(0)
+            cluster.start_member(1)
+            cluster.start_member(2)
+            await cluster.ready()
             if new_epoch:
                 await writer.txn([], [Put(keys.EPOCH, b"after")])
             for n in range(30):
@@ -185,9 +185,9 @@ def test_a_store_restored_from_an_older_snapshot_is_recognised(etcd, tmp_path, n
 
 
 @pytest.mark.real
-def test_it_keeps_its_promises_while_members_die(etcd):
+def test_it_keeps_its_promises_while_members_die(cluster):
     """Random writes, and every member killed in turn under the stream."""
-    room = etcd_backend(etcd).room
+    room = etcd_backend(cluster).room
     rng = random.Random(20)
     prefixes = [room + "a/", room + "b/"]
 
@@ -203,7 +203,7 @@ def test_it_keeps_its_promises_while_members_die(etcd):
         return done
 
     async def run():
-        writer, reader = etcd.store(), etcd.store()
+        writer, reader = cluster.store(), cluster.store()
         async with following(reader, prefixes) as (told, _):
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as group:
@@ -211,9 +211,9 @@ def test_it_keeps_its_promises_while_members_die(etcd):
                 for number in (0, 1, 2):
                     seen = len(told.changes)
                     await aeventually(lambda seen=seen: len(told.changes) > seen + 20, timeout=20)
-                    etcd.kill_member(number)
-                    etcd.start_member(number)
-                    await etcd.ready()
+                    cluster.kill_member(number)
+                    cluster.start_member(number)
+                    await cluster.ready()
                 stop.set()
             assert writing.result() > 60
 

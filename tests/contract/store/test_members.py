@@ -15,16 +15,6 @@ from tests.support.waiting import aeventually
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture
-def cluster(etcd):
-    """The cluster, whole again afterwards."""
-    yield etcd
-    for process in etcd.members:
-        process.resume()
-    etcd.launch()
-    asyncio.run(etcd.ready())
-
-
 @contextmanager
 def within(seconds):
     started = time.monotonic()
