@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from agent import metrics, status
 from agent.admin import MAX_LINE_BYTES, AdminError, AdminServer, ask
+from agent.cli import main
 from agent.http import Target, call
 from agent.machine import State
-from agent.main import main
 from agent.saver import Saver
 from agent.scrape import MAX_REQUEST_BYTES, ScrapeServer
 from agent.state import Disk, StoredWorld

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from cryptography import x509
 
 from agent import metrics, tls
+from agent.cli import main
 from agent.identity import exchange, process
 from agent.identity.join import JoinError, join, read_token
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
 from agent.identity.orders import Order, Outcome, SignOrder
-from agent.main import main
 from agent.settings import Settings
 from agent.state import Disk, StoredIdentity
 from ca import client

@@ -1,0 +1,149 @@
+"""The commands of `holdfast-agent`: join, run, status, and what an operator may order on the host itself."""
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.settings import DEFAULT_PATH, Settings, SettingsError, load
+from agent.start import start
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_PATH,
+    show_default=True,
+    help="The agent's settings.",
+)
+output_option = click.option(
+    "-o", "output", type=click.Choice(["text", "json"]), default="text", help="Form of output."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="holdfast", prog_name="holdfast-agent")
+def main() -> None:
+    """The per-host agent of the Holdfast service mesh."""
+
+
+def _settings(path: Path) -> Settings:
+    try:
+        return load(path)
+    except SettingsError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+@main.command()
+@config_option
+@click.option("--token", help="A join token for this node's name; better in a file, where no process list shows it.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="A file that holds the token; '-' is stdin.")
+@click.option("--force", is_flag=True, help="Join anew, though this host has an identity.")
+def join(config: Path, token: str | None, token_file: Path | None, *, force: bool) -> None:
+    """Give this host its identity, with a one-time token from `holdfast token create`."""
+    from agent.identity import exchange
+    from agent.identity import join as joining
+    from agent.state import Disk
+
+    settings = _settings(config)
+    disk = Disk(settings.data)
+    if (held := disk.identities.load()) and held[0].node == settings.node and not force:
+        raise click.ClickException(
+            f"this host has already joined as {held[0].own.spiffe_id}; --force joins anew with a new token"
+        )
+    try:
+        text = _token(token, token_file, settings)
+        stored = asyncio.run(joining.join(settings, disk, text, exchange.run, time.time()))
+    except joining.JoinError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo(f"joined as {stored.own.spiffe_id}")
+    click.echo("next: `holdfast-agent run`, or start its service; a running agent goes on by itself")
+
+
+def _token(token: str | None, token_file: Path | None, settings: Settings) -> str:
+    from agent.identity.join import read_token
+
+    if token:
+        return token
+    if token_file is not None and str(token_file) == "-":
+        return sys.stdin.read().strip()
+    path = token_file or (Path(settings.token_file) if settings.token_file else None)
+    if path is None:
+        raise click.ClickException("a token is needed: --token-file FILE, or --token TOKEN (`holdfast token create`)")
+    return read_token(path)
+
+
+@main.command()
+@config_option
+def run(config: Path) -> None:
+    """Run the agent. It joins by itself if `tokenFile` is set; Envoy outlives it unless it is drained."""
+    start(config)
+
+
+@main.command()
+@config_option
+@output_option
+def status(config: Path, output: str) -> None:
+    """Tell what is: phase, revisions, certificates, services, problems."""
+    body = _ask(config, "status")
+    click.echo(json.dumps(body, indent=2) if output == "json" else _text(body))
+
+
+@main.command()
+@config_option
+def reload(config: Path) -> None:
+    """Look at services.d now."""
+    body = _ask(config, "reload")
+    click.echo(f"services: {', '.join(body['services']) or 'none'}")
+    for problem in body["problems"]:
+        click.echo(f"problem: {problem}", err=True)
+    if body["problems"]:
+        sys.exit(1)
+
+
+@main.command()
+@config_option
+def release(config: Path) -> None:
+    """Obey a mass deletion that is held back because no control-plane write declared it."""
+    click.echo(f"released {_ask(config, 'release')['released']} deletions")
+
+
+@main.command()
+@config_option
+def drain(config: Path) -> None:
+    """Take this host out of the mesh: deregister, drain Envoy, end both."""
+    _ask(config, "drain")
+    click.echo("draining: deregistered first, then Envoy's connections end")
+
+
+def _ask(config: Path, what: str) -> Any:
+    from agent.admin import AdminError, ask
+
+    settings = _settings(config)
+    try:
+        return asyncio.run(ask(settings.admin_socket, what))
+    except AdminError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _text(body: dict[str, Any]) -> str:
+    lines = [
+        f"{body['node']}: {body['phase']}, observed revision {body['observed']}, applied {body['applied']}",
+        f"envoy: {body['envoy']} {body.get('envoyVersion', '')}".rstrip(),
+        f"store: {body['store']}",
+        f"control plane: {body['controlplane']}",
+    ]
+    for name, left in sorted(body["runwaySeconds"].items()):
+        lines.append(f"certificate {name}: {left / 3600:.1f} h left")
+    for i in body["instances"]:
+        reason = f" ({i['reason']})" if i["reason"] else ""
+        lines.append(f"service {i['service']} as {i['identity']}: {i['health']}{reason}, registered: {i['registered']}")
+    lines += [
+        f"REJECTED {r['object']}: {r['reason']}; in force: {r.get('inForce', 'nothing')}"
+        for r in body.get("rejected", ())
+    ]
+    lines += [f"PROBLEM {problem}" for problem in body.get("problems", ())]
+    return "\n".join(lines)
