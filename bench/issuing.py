@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from bench.proc import cpu_seconds
 from bench.progress import Say
 from bench.servers import ControlPlane, controlplane
 from bench.signing import Host, Job, Outcome
@@ -41,10 +40,14 @@ async def measured(plane: ControlPlane, folder: Path, signer: str, say: Say, *, 
     figures = []
     for batch in (1, BATCH):
         say(f"issuing, signer {signer}: {batch} a request")
-        job = Job(url=plane.url, hosts=tuple(hosts), requests=items // batch // len(hosts), batch=batch)
-        before = cpu_seconds(plane.node.process.pid)
+        job = Job(
+            url=plane.url,
+            hosts=tuple(hosts),
+            requests=items // batch // len(hosts),
+            batch=batch,
+            server=plane.node.process.pid,
+        )
         outcome = await loaded(job, folder / f"job-{batch}.json")
-        used = cpu_seconds(plane.node.process.pid) - before
         if outcome.denied:
             raise RuntimeError(f"not all were signed: {outcome.denied[:3]}")
         figures.append(
@@ -59,7 +62,7 @@ async def measured(plane: ControlPlane, folder: Path, signer: str, say: Say, *, 
                 },
                 goal=GOAL,
                 notes=f"{len(hosts)} connections, one node each; latencies are a request's; the control-plane node used"
-                f" {used / outcome.seconds:.0%} of a core, {used / outcome.signed * 1e3:.2f} ms a certificate;"
+                f" {outcome.server_cpu / outcome.seconds:.0%} of a core, {outcome.server_cpu / outcome.signed * 1e3:.2f} ms a certificate;"
                 f" the load {outcome.cpu / outcome.seconds:.0%}",
             )
         )

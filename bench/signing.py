@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bench.proc import cpu_seconds
 from bench.stats import quantile
 from ca.wire import SignAnswer, SignItem, SignRequest
 
@@ -37,6 +38,8 @@ class Job(msgspec.Struct, frozen=True):
     requests: int
     """Of each connection."""
     batch: int
+    server: int
+    """Process of the control-plane node; its processor time is read."""
 
 
 class Outcome(msgspec.Struct):
@@ -45,6 +48,7 @@ class Outcome(msgspec.Struct):
     p50: float
     p99: float
     cpu: float
+    server_cpu: float
     denied: list[str]
 
 
@@ -118,11 +122,12 @@ async def load(job: Job) -> Outcome:
     clients = [Client(host, job) for host in job.hosts]
     for client in clients:
         await client.connect()
-    started, cpu = time.perf_counter(), time.process_time()
+    started, cpu, server = time.perf_counter(), time.process_time(), cpu_seconds(job.server)
     async with asyncio.TaskGroup() as group:
         for client in clients:
             group.create_task(client.run())
     seconds, used = time.perf_counter() - started, time.process_time() - cpu
+    server_used = cpu_seconds(job.server) - server
     denied = [why for client in clients for why in client.denied()]
     if not denied:
         for client in clients:
@@ -134,6 +139,7 @@ async def load(job: Job) -> Outcome:
         p50=quantile(taken, 0.5),
         p99=quantile(taken, 0.99),
         cpu=used,
+        server_cpu=server_used,
         denied=denied[:DENIALS_KEPT],
     )
 

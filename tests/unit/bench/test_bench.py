@@ -39,7 +39,7 @@ def test_every_change_reaches_the_wire():
 
 def test_requests_for_certificates_go_round_all_identities():
     host = Host(name="n", pem="", roots="", csrs={f"bench/{n}": f"csr {n}" for n in range(5)})
-    job = Job(url="https://127.0.0.1:1", hosts=(host,), requests=1, batch=2)
+    job = Job(url="https://127.0.0.1:1", hosts=(host,), requests=1, batch=2, server=1)
     made = requests(host, job.batch, "127.0.0.1:1")
     seen = []
     for _ in range(5):
