@@ -50,23 +50,21 @@ async def measured(plane: ControlPlane, folder: Path, signer: str, say: Say, *, 
         outcome = await loaded(job, folder / f"job-{batch}.json")
         if outcome.denied:
             raise RuntimeError(f"not all were signed: {outcome.denied[:3]}")
-        figures.append(
-            Figure(
-                f"issuing: SVIDs through the API, signer {signer}, {batch} a request",
-                "per second",
-                outcome.signed,
-                {
-                    "rate": outcome.signed / outcome.seconds,
-                    "p50 ms": outcome.p50 * 1e3,
-                    "p99 ms": outcome.p99 * 1e3,
-                },
-                goal=GOAL,
-                notes=f"{len(hosts)} connections, one node each; latencies are a request's; the control-plane node used"
-                f" {outcome.server_cpu / outcome.seconds:.0%} of a core, {outcome.server_cpu / outcome.signed * 1e3:.2f} ms a certificate;"
-                f" the load {outcome.cpu / outcome.seconds:.0%}",
-            )
-        )
+        figures.append(figure(f"signer {signer}, {batch} a request", len(hosts), outcome))
     return figures
+
+
+def figure(how: str, connections: int, outcome: Outcome) -> Figure:
+    server, load = outcome.server_cpu / outcome.seconds, outcome.cpu / outcome.seconds
+    return Figure(
+        f"issuing: SVIDs through the API, {how}",
+        "per second",
+        outcome.signed,
+        {"rate": outcome.signed / outcome.seconds, "p50 ms": outcome.p50 * 1e3, "p99 ms": outcome.p99 * 1e3},
+        goal=GOAL,
+        notes=f"{connections} connections, one node each; latencies are a request's; the control-plane node used"
+        f" {server:.0%} of a core, {outcome.server_cpu / outcome.signed * 1e3:.2f} ms a certificate; the load {load:.0%}",
+    )
 
 
 async def joined(plane: ControlPlane, folder: Path) -> list[Host]:
