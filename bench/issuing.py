@@ -63,7 +63,8 @@ def figure(how: str, connections: int, outcome: Outcome) -> Figure:
         {"rate": outcome.signed / outcome.seconds, "p50 ms": outcome.p50 * 1e3, "p99 ms": outcome.p99 * 1e3},
         goal=GOAL,
         notes=f"{connections} connections, one node each; latencies are a request's; the control-plane node used"
-        f" {server:.0%} of a core, {outcome.server_cpu / outcome.signed * 1e3:.2f} ms a certificate; the load {load:.0%}",
+        f" {server:.0%} of a core, {outcome.server_cpu / outcome.signed * 1e3:.2f} ms a certificate;"
+        f" the load {load:.0%}",
     )
 
 
