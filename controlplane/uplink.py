@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from ca.limits import Buckets, Rate
 from controlplane.view import Presence, View
 from mesh import codec, keys
 from mesh.aio import keep, pause
@@ -30,9 +31,16 @@ WRITE_SECONDS = 1.0
 LEASE_SECONDS = 10
 LEFT_SECONDS = 60.0
 """How long a node that left is told of."""
+EVICTED = "this node is evicted"
 MAX_CONNECTIONS = 20_000
 MAX_QUESTIONS = 8
 """Unanswered questions to one agent."""
+FRAMES = Rate(10, 200)
+"""Of one node, over all its connections. An agent sends a report a second at most, and a pong every two."""
+MAX_UNASKED_BYTES = 1024 * 1024
+"""Of a frame that answers nothing: only answers are large."""
+LATE_SECONDS = 60.0
+"""An answer may come after nobody waits for it any more."""
 
 
 class NotConnectedError(Exception):
@@ -52,6 +60,8 @@ class Connection:
     report: Report | None = None
     version: str = ""
     questions: dict[int, asyncio.Future[Answer]] = field(default_factory=dict)
+    asked: float = float("-inf")
+    """Monotonic moment of the last question."""
 
 
 class Uplinks:
@@ -62,6 +72,7 @@ class Uplinks:
         self._left: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._ids = itertools.count(1)
+        self._frames = Buckets(FRAMES, MAX_CONNECTIONS)
         self._on_report: list[Callable[[str], None]] = []
 
     @property
@@ -89,7 +100,11 @@ class Uplinks:
         try:
             if older:
                 await _close(older.ws, WSCloseCode.GOING_AWAY, b"replaced by a newer connection")
-            code, reason = await self._read(mine, clock)
+            if self._unwelcome(node):
+                # Since it was let in: `drop_unwelcome` could not see this connection yet.
+                code, reason = int(WSCloseCode.POLICY_VIOLATION), EVICTED
+            else:
+                code, reason = await self._read(mine, clock)
         finally:
             for question in mine.questions.values():
                 question.cancel()
@@ -117,8 +132,15 @@ class Uplinks:
             mine.heard = clock()
             if message.type in {WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR}:
                 return WSCloseCode.OK, "closed by the agent"
-            if fault := await self._take(mine, message):
+            if fault := self._excess(mine, message) or await self._take(mine, message):
                 return WSCloseCode.POLICY_VIOLATION, fault
+
+    def _excess(self, mine: Connection, message: WSMessage) -> str:
+        """More than an agent has to say: reading it would take this replica's time from all others."""
+        if self._frames.take(mine.node, mine.heard):
+            return "too many frames"
+        large = message.type is WSMsgType.TEXT and len(message.data) > MAX_UNASKED_BYTES
+        return "a frame that is too large" if large and mine.heard > mine.asked + LATE_SECONDS else ""
 
     async def _take(self, mine: Connection, message: WSMessage) -> str:
         """Act on one frame; why the connection must end, if it must."""
@@ -159,6 +181,7 @@ class Uplinks:
         number = next(self._ids)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         connection.questions[number] = future
+        connection.asked = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
                 await connection.ws.send_str(codec.encode_struct(Down(ask=Ask(id=number, what=what))).decode())
@@ -177,9 +200,12 @@ class Uplinks:
     async def drop_unwelcome(self, nodes: set[str]) -> None:
         """Cut those of these nodes that are evicted or deleted."""
         for name in nodes & self._connections.keys():
-            held = self._view.node(name)
-            if held is None or held.object.spec.evicted:
-                await _close(self._connections[name].ws, WSCloseCode.POLICY_VIOLATION, b"this node is evicted")
+            if self._unwelcome(name):
+                await _close(self._connections[name].ws, WSCloseCode.POLICY_VIOLATION, EVICTED.encode())
+
+    def _unwelcome(self, node: str) -> bool:
+        held = self._view.node(node)
+        return held is None or held.object.spec.evicted
 
     async def close(self) -> None:
         """Before a stop: agents turn to another replica at once."""

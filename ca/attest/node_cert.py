@@ -7,6 +7,7 @@ checked before any signature is.
 
 import base64
 import binascii
+import itertools
 from collections.abc import Iterable
 
 from cryptography import x509
@@ -79,6 +80,10 @@ def _held(
         fault = "the certificate is not valid yet"
     elif not isinstance(old, ec.EllipticCurvePublicKey):
         fault = "the old key is not ECDSA"
+    elif any(child.not_valid_after_utc > parent.not_valid_after_utc for child, parent in itertools.pairwise(path)):
+        # We never issue so. Whoever stole an intermediate's key could otherwise make node certificates with it for
+        # ever: here its own end is not looked at.
+        fault = "a certificate of the chain outlives its issuer"
     # The dates of the path do not matter, an outage may have outlasted them all; its signatures and the root's do.
     anchor = Denied(fault) if fault else verify.anchored(path, roots, now)
     if isinstance(anchor, Denied):

@@ -26,7 +26,7 @@ class ServerTls:
 
 def _context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(chain, key)
     context.load_verify_locations(cadata="\n".join(roots))
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -39,6 +39,6 @@ def _context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
 def client_context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
     """To dial another replica, as this one."""
     context = ssl.create_default_context(cadata="\n".join(roots))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(chain, key)
     return context

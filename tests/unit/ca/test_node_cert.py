@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import time
 
 import pytest
@@ -61,6 +62,19 @@ def test_who_and_how(authority, held, when, method):
 def test_too_late_and_too_early(authority, held, when):
     key, chain = held
     assert isinstance(prove_expired(request_with(chain, key), authority.roots, DOMAIN, when), Denied)
+
+
+def test_the_key_of_an_expired_intermediate_makes_no_new_nodes(authority):
+    """Its own end is not looked at, since an outage may outlast it; so no certificate of its may last longer."""
+    stolen, later = authority._current, NOW + 31 * 86400
+    assert stolen.issuer.not_after < later
+    key = keys.new_key()
+    grant, parent = dataclasses.replace(GRANT, ttl=86400.0), dataclasses.replace(stolen.parent, not_after=later * 2)
+    forged = template.leaf(grant, public(key), parent, later, 7).sign(stolen.key, hashes.SHA256())
+    request = request_with(to_pem(forged) + stolen.issuer.chain_pem, key)
+    refused = prove_expired(request, authority.roots, DOMAIN, later)
+    assert isinstance(refused, Denied)
+    assert "outlives" in refused.reason
 
 
 def huge_rsa() -> rsa.RSAPublicKey:

@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import ssl
 import time
 
+import aiohttp
 import pytest
 
 from ca.authority import Authority
@@ -75,6 +77,19 @@ def test_a_workload_is_not_a_node(tmp_path):
             )
             assert status == 401
             assert "neither a node" in answer["error"]
+
+    asyncio.run(run())
+
+
+def test_less_than_tls_1_3_does_not_pass_the_handshake(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            old = cp.anonymous_tls()
+            old.maximum_version = ssl.TLSVersion.TLSv1_2
+            with pytest.raises(aiohttp.ClientError):
+                await cp.call("GET", "/healthz", tls=old)
+            status, _ = await cp.call("GET", "/healthz", tls=cp.anonymous_tls())
+            assert status == 200
 
     asyncio.run(run())
 

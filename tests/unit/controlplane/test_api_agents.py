@@ -11,6 +11,7 @@ import pytest
 from ca import keys as ca_keys
 from ca.signer.memory import MemorySigner
 from controlplane import uplink
+from controlplane.api import guard
 from controlplane.setup import InitOptions, init_store
 from mesh import keys
 from mesh.model import Ref
@@ -257,6 +258,54 @@ def test_an_eviction_cuts_the_open_uplink(tmp_path):
                 await aeventually(lambda: cp.context.uplinks.connection("n1"))
                 await cp.add_node("n1", evicted=True)
                 await aeventually(lambda: ws.closed)
+
+    asyncio.run(run())
+
+
+def test_an_eviction_between_the_check_and_the_connection_cuts_it_too(tmp_path, monkeypatch):
+    async def passed(*_):
+        """As it was a moment before the eviction."""
+
+    monkeypatch.setattr(guard, "_check_node", passed)
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1", evicted=True)
+            async with agent(cp) as ws:
+                await aeventually(lambda: ws.closed)
+                assert cp.context.uplinks.connection("n1") is None
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_frames_ends_that_uplink_and_counts_over_its_connections(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            for name in ("n1", "n3"):
+                await cp.add_node(name)
+            async with agent(cp, "n3"):
+                for frames in (300, 100):  # the second connection begins with what the first one left
+                    async with agent(cp, "n1") as ws:
+                        with contextlib.suppress(ConnectionError):
+                            for _ in range(frames):
+                                await ws.send_str("{}")
+                        await aeventually(lambda ws=ws: ws.closed)
+                assert cp.context.uplinks.connection("n3")
+
+    asyncio.run(run())
+
+
+def test_a_large_frame_that_nobody_asked_for_ends_that_uplink(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with agent(cp) as ws:
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                await say(ws, node="n1", problems=("x" * 2**20,))
+                await aeventually(lambda: ws.closed)
+            async with agent(cp, answers={"config": f'"{"x" * 2**20}"'}):
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                assert await cp.call("GET", "/v1/proxies/n1/config") == (200, "x" * 2**20)
 
     asyncio.run(run())
 
