@@ -24,6 +24,7 @@ def describe(kind: str, name: str, namespace: str, flags: Flags) -> None:
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import table, talk
+    from controlplane.cli.plain import plain
     from controlplane.cli.views import describe as lines
     from controlplane.cli.views import rows
 
@@ -36,7 +37,7 @@ def describe(kind: str, name: str, namespace: str, flags: Flags) -> None:
         return document, [(other, await related(api, other, kind, within, name)) for other in RELATED.get(kind, ())]
 
     document, others = talk(to, work, f"reading {kind} {name}")
-    click.echo("\n".join(lines(document)))
+    click.echo(plain("\n".join(lines(document))))
     for other, documents in others:
         click.echo(f"\n{other} objects: {len(documents) or 'none'}")
         if documents:

@@ -6,6 +6,8 @@ from typing import IO, Any
 
 import click
 
+from controlplane.cli.plain import plain
+
 
 class Exit(IntEnum):
     OK = 0
@@ -29,7 +31,7 @@ class CliError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         for line in self.lines():
-            click.echo(line, err=file is None, file=file)
+            click.echo(plain(line), err=file is None, file=file)
 
     def lines(self) -> list[str]:
         found = [f"error: {self.message}", *(f"  - {detail}" for detail in self.details)]

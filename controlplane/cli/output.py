@@ -10,6 +10,7 @@ import msgspec
 
 from controlplane.cli.client import Api
 from controlplane.cli.context import Connection
+from controlplane.cli.plain import plain
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ def emit(data: object, form: str) -> None:
 
 def say(text: str) -> None:
     """Talk for people: never mixed into data."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -43,7 +44,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for title in titles:
         shown.add_column(title, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell, style=STYLES.get(cell.split(" ")[0], "")) for cell in row))
+        shown.add_row(*(Text(plain(cell), style=STYLES.get(cell.split(" ")[0], "")) for cell in row))
     with console.capture() as captured:
         console.print(shown)
     for line in captured.get().splitlines():

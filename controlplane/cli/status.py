@@ -24,6 +24,7 @@ def status(form: str, flags: Flags) -> None:
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import emit, say, table, talk
+    from controlplane.cli.plain import plain
 
     async def work(api: Api) -> Any:
         return {**await api.get("/v1/status"), "proxies": await api.get("/v1/proxies")}
@@ -33,7 +34,7 @@ def status(form: str, flags: Flags) -> None:
         emit(found, form)
         return
     for line in summary(found, time.time()):
-        click.echo(line)
+        click.echo(plain(line))
     click.echo("")
     table(
         ["REPLICA", "LEADER", "AGENTS", "VERSION", "URL"],

@@ -33,6 +33,7 @@ def watch(kind: str, namespace: str, all_namespaces: bool, revision: int, form: 
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import say
+    from controlplane.cli.plain import plain
     from controlplane.cli.views import rows
 
     kind = the_kind(kind)
@@ -49,7 +50,7 @@ def watch(kind: str, namespace: str, all_namespaces: bool, revision: int, form: 
         titles, cells = rows(kind, [event["object"]], wide=False, now=time.time())
         pairs = [f"{t.lower()}={c}" for t, c in zip(titles, cells[0], strict=True) if t not in {"NAME", "NAMESPACE"}]
         name = "/".join(c for t, c in zip(titles, cells[0], strict=True) if t in {"NAME", "NAMESPACE"})
-        click.echo(f"{event['revision']:>8}  {event['type']:<6} {name}  {' '.join(pairs)}")
+        click.echo(plain(f"{event['revision']:>8}  {event['type']:<6} {name}  {' '.join(pairs)}"))
 
     async def run() -> None:
         async with Api(to) as api:
