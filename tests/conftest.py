@@ -1,12 +1,16 @@
 """What all tests share: the switch that rewrites goldens, where logs go, and how hypothesis runs."""
 
+import os
+
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
 # Machines that run this are shared and slow at times: a deadline per example would measure them, not us.
 settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("holdfast")
+# A change is judged on the same examples each time it is tried; everybody else's runs look for new ones.
+settings.register_profile("ci", settings.get_profile("holdfast"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "holdfast")
 
 # Logs go where pytest captures them, and shows them beside a failure; never to stdout, which some tests look at.
 structlog.configure(
