@@ -36,6 +36,9 @@ class StreamMachine(RuleBasedStateMachine):
             self.client.connect(stream)
 
     def publish(self):
+        if self.snapshot:
+            # What was refused while this one replaced it already is forgotten, and may come again.
+            self.client.forgive(self.snapshot)
         self.snapshot = self.worlds.snapshot(self.services, self.secret)
         self.client.forgive(self.snapshot)
         self.client.receive(self.client.stream.on_snapshot(self.snapshot))
