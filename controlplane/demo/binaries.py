@@ -87,9 +87,13 @@ def version_of(etcd: Path) -> tuple[int, ...]:
 
 
 def _find(name: str, variable: str) -> Path:
+    if chosen := os.environ.get(variable):
+        if not os.access(chosen, os.X_OK):
+            raise MissingBinaryError(f"{variable}={chosen} is not a program that can be run")
+        return Path(chosen)
     # Not resolved: a virtual environment's python is a link to another folder.
     beside = Path(sys.executable).parent / name
-    for candidate in (os.environ.get(variable), str(beside), shutil.which(name)):
+    for candidate in (str(beside), shutil.which(name)):
         if candidate and os.access(candidate, os.X_OK):
             return Path(candidate)
     raise MissingBinaryError(f"{name} was not found; install holdfast[demo], or set {variable} to its path")

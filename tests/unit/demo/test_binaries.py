@@ -98,3 +98,10 @@ def test_envoy_is_taken_from_where_it_was_named(nothing_here, monkeypatch):
     envoy.chmod(0o755)
     monkeypatch.setenv("HOLDFAST_ENVOY", str(envoy))
     assert find_envoy() == envoy
+
+
+def test_a_named_program_that_is_not_there_is_told(nothing_here, monkeypatch):
+    """Another one must not be taken in its place without a word."""
+    monkeypatch.setenv("HOLDFAST_BAO", str(nothing_here / "no-such-bao"))
+    with pytest.raises(MissingBinaryError, match="HOLDFAST_BAO"):
+        binaries.find_bao()
