@@ -35,7 +35,7 @@ from mesh.store.protocol import Put, Range
 
 PUTS, MOVES, WARM_UP = 600, 500, 20
 NO_PAUSE, PAUSE = (0.0, 0.0), (0.005, 0.03)
-"""Seconds between two changes: none, or at random, so that they meet no rhythm and processors may have gone to sleep."""
+"""Seconds between two changes: none, or at random, so that they meet no rhythm and processors may fall asleep."""
 PATIENCE = 10.0
 API = ServiceRef(top.NAMESPACE, "api")
 MOVING, MOVING_PORT = "moving", 9009
