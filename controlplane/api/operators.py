@@ -67,7 +67,8 @@ async def create_token(request: web.Request) -> web.Response:
     except BadTokenRequestError as exc:
         raise ApiError(422, f"no token was made: {exc}", violations=[Violation(path="", reason=str(exc))]) from exc
     request[NOTES].update(node=wanted.node, identities=list(wanted.identities), expires=minted.expires, id=minted.id)
-    command = f"holdfast-agent join --config /etc/holdfast/agent.yaml --token {minted.token}"
+    # Not the token itself: arguments are seen by every user of a host, and stay in the shell's history.
+    command = "holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN"
     return answer({"token": minted.token, "id": minted.id, "expires": minted.expires, "join": command}, status=201)
 
 
