@@ -67,6 +67,8 @@ async def sign(request: web.Request) -> web.Response:
 async def register(request: web.Request) -> web.Response:
     """The whole list of a host's instances; what changed is written, nothing else."""
     context, name = request.app[CONTEXT], request[CALLER].name
+    if wait := context.registrations.take(name, context.wall()):  # before anything of the body is read
+        raise _refuse(Denied(f"node {name} registers too often", retry_after=wait))
     wanted = await lenient(request, RegisterRequest)
     if not context.mirror.ready.is_set():
         raise ApiError(503, "this node has not read the store yet", "try again soon", retry_after=1)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from ca.limits import Buckets, Rate
 from ca.policy import Denied
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
 from controlplane.api.idle import IdleConnections
@@ -65,6 +66,8 @@ class Context:
     audit: AuditLog
     metrics: Metrics
     wall: Callable[[], float]
+    registrations: Buckets = field(default_factory=lambda: Buckets(Rate(per_second=5, burst=100)))
+    """By node: each call costs a plan of the whole host, and may write. An agent calls when something changed."""
     idle: IdleConnections = field(default_factory=IdleConnections)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set before a stop: streams end, so that clients turn to another replica."""

@@ -366,3 +366,25 @@ def test_garbage_among_endpoints_does_not_stop_registrations(tmp_path):
             assert [bad["key"].rsplit("/", 1)[1] for bad in state["store"]["bad"]] == ["zzz"]
 
     asyncio.run(run())
+
+
+def test_a_node_that_registers_without_pause_is_slowed_down_and_no_other_is(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service())
+            await cp.add_node("n1", "shop/api")
+            await cp.add_node("n2", "shop/api", address="10.0.0.2")
+            body, tls = {"instances": [instance()]}, cp.node_tls("n1")
+            assert cp.context.registrations.take("n1", cp.context.wall(), 98.0) == 0  # all but two of the burst
+            answers = [await cp.call("POST", "/v1/register", body, tls=tls) for _ in range(2)]
+            assert [status for status, _ in answers] == [200, 200]
+            soon = cp.context.wall() + 60  # emptied as of then, so that it does not fill while the test is slow
+            assert cp.context.registrations.take("n1", soon, cp.context.registrations.level("n1", soon)) == 0
+            async with cp.request("POST", "/v1/register", json=body, tls=tls) as response:
+                assert response.status == 429
+                assert int(response.headers["Retry-After"]) >= 1
+            status, _ = await cp.call("POST", "/v1/register", {"instances": []}, tls=cp.node_tls("n2"))
+            assert status == 200
+            assert await health(cp) == "healthy"
+
+    asyncio.run(run())
