@@ -50,6 +50,7 @@ class Inputs:
     def same_but_endpoints(self, other: "Inputs") -> bool:
         return (
             self.world.objects is other.world.objects
+            and self.world.undecodable is other.world.undecodable
             and self.local is other.local
             and self.substitutes is other.substitutes
         )

@@ -25,6 +25,9 @@ SETTINGS: Mapping[str, str] = {
     "max-txn-ops": "10000",
     "max-request-bytes": str(4 * 2**20),
     "quota-backend-bytes": str(2 * 2**30),
+    # Without it history grows until the quota is used up. An agent that was away for longer lists again.
+    "auto-compaction-mode": "periodic",
+    "auto-compaction-retention": "1h",
     "heartbeat-interval": "100",
     "election-timeout": "1000",
     # Nothing of ours uses the JSON gateway; a closed door needs no guard.

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from mesh import keys
+from mesh.codec.strict import convert_strict
 from mesh.model import KINDS, Endpoint, Object, Ref, Revision
 from mesh.model import world as w
 from mesh.model.checks import shown
@@ -50,7 +51,18 @@ def decode(kind: str, raw: bytes, revision: int = 0) -> Object:
     decoder = _decoders.get(kind)
     if decoder is None:
         raise Undecodable(f"this version knows no kind {shown(kind)}")
-    return _with_version(_read(decoder, raw), str(revision) if revision else "")
+    found = _with_version(_read(decoder, raw), str(revision) if revision else "")
+    if KINDS[kind].strict_readers:
+        _check_spec(KINDS[kind].struct, raw)
+    return found
+
+
+def _check_spec(struct: type[Object], raw: bytes) -> None:
+    """Refuse what a newer writer put into the spec. Metadata and status stay lenient."""
+    spec = next(field.type for field in msgspec.structs.fields(struct) if field.name == "spec")
+    outcome = convert_strict(spec, msgspec.json.decode(raw).get("spec", {}), "spec")
+    if isinstance(outcome, tuple):
+        raise Undecodable(f"{outcome[0].path}: {outcome[0].reason}")
 
 
 def encode_struct(value: msgspec.Struct | str) -> bytes:

@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator
 
+from mesh import keys
 from mesh.compile import names
 from mesh.compile.types import Problem
 from mesh.compile.view import Access, Frame, Inbound, NodeView, Outbound, Rule
@@ -36,7 +37,8 @@ _HTTP = frozenset({"http", "http2", "grpc"})
 
 def project(world: World, local: NodeLocal, previous: NodeView | None = None) -> NodeView:
     """The view of this host. With the previous one given, its frame is taken over if nothing of it can have changed."""
-    if previous and previous.objects is world.objects and (previous.local is local or previous.local == local):
+    known = previous and previous.objects is world.objects and previous.undecodable is world.undecodable
+    if previous and known and (previous.local is local or previous.local == local):
         frame = previous.frame
     else:
         frame = _Projection(world, local).frame()
@@ -49,6 +51,7 @@ def project(world: World, local: NodeLocal, previous: NodeView | None = None) ->
         before=world.endpoints_before,
         touched=world.touched,
         objects=world.objects,
+        undecodable=world.undecodable,
         local=local,
     )
 
@@ -66,11 +69,15 @@ class _Projection:
     def __init__(self, world: World, local: NodeLocal) -> None:
         self._world, self._local = world, local
         self._problems: list[Problem] = []
+        self._unreadable: list[Ref] = []
+        """Policies that nobody here ever could read: what they restrict is not known, so nobody passes."""
 
     def frame(self) -> Frame:
         local = self._local
         definitions = self._sound(local.definitions)
-        services, policies = self._neighbours({d.namespace for d in definitions})
+        namespaces = {d.namespace for d in definitions}
+        services, policies = self._neighbours(namespaces)
+        self._find_unreadable(namespaces)
         roots, source = self._roots()
         inbound = tuple(self._inbound(definitions, services, policies))
         outbound = tuple(self._outbound(definitions))
@@ -152,6 +159,15 @@ class _Projection:
                 policies.append(found)
         return sorted(services, key=lambda s: s.ref), sorted(policies, key=lambda p: p.ref)
 
+    def _find_unreadable(self, namespaces: set[str]) -> None:
+        for key, reason in sorted(self._world.undecodable.items()):
+            ref = keys.parse(key)
+            if not isinstance(ref, Ref) or ref.kind != "AuthorizationPolicy" or ref.namespace not in namespaces:
+                continue
+            if ref not in self._world.objects:  # where an older version was read, that one stays in force
+                self._unreadable.append(ref)
+                self._note(ref, "spec", f"cannot be read, so everybody is denied in {ref.namespace}: {reason}")
+
     def _bad_name(self, ref: Ref) -> bool:
         fault = label_fault(ref.name)
         if fault:
@@ -214,6 +230,12 @@ class _Projection:
     def _access(self, service: Service, port: int, policies: list[AuthorizationPolicy]) -> Access:
         rules: dict[str, list[Rule]] = {"Deny": [], "Allow": []}
         sources: set[Ref] = set()
+        for ref in self._unreadable:
+            if ref.namespace == service.metadata.namespace:
+                sources.add(ref)
+                rules["Deny"].append(
+                    Rule(f"{names.safe(ref.namespace)}/{names.safe(ref.name)}/unreadable", anyone=True)
+                )
         for policy in policies:
             if policy.metadata.namespace != service.metadata.namespace:
                 continue

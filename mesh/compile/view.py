@@ -100,5 +100,6 @@ class NodeView:
     touched: frozenset[ServiceRef] = field(default=frozenset(), repr=False, compare=False)
     """As in World: it saves compile a comparison with `before`, and can only make it faster."""
     objects: Mapping[Ref, Object] | None = field(default=None, repr=False, compare=False)
+    undecodable: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
     local: NodeLocal | None = field(default=None, repr=False, compare=False)
     """What the frame was projected from; only their identity is used, by the next projection."""

@@ -23,6 +23,9 @@ class Kind(NamedTuple):
     operator: bool
     """May operators write it through the API? The others are written by the control plane itself."""
     short: tuple[str, ...] = ()
+    strict_readers: bool = False
+    """A spec with a field that a reader does not know is undecodable to it. For kinds that restrict access: what is
+    dropped from a rule makes it wider."""
 
     @property
     def api_version(self) -> str:
@@ -34,7 +37,9 @@ KINDS: dict[str, Kind] = {
     "Service": Kind(Service, "services", True, "objects", True, ("svc",)),
     "Namespace": Kind(Namespace, "namespaces", False, "objects", True, ("ns",)),
     "MeshConfig": Kind(MeshConfig, "meshconfigs", False, "objects", True),
-    "AuthorizationPolicy": Kind(AuthorizationPolicy, "authorizationpolicies", True, "objects", True, ("authz",)),
+    "AuthorizationPolicy": Kind(
+        AuthorizationPolicy, "authorizationpolicies", True, "objects", True, ("authz",), strict_readers=True
+    ),
     "Node": Kind(Node, "nodes", False, "private", True),
     "Instance": Kind(Instance, "instances", True, "private", False, ("inst",)),
     "Endpoint": Kind(Endpoint, "endpoints", True, "endpoints", False, ("ep",)),

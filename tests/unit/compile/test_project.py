@@ -1,6 +1,9 @@
+from mesh import codec, keys
 from mesh.compile import interest, project
-from mesh.model import LocalPort, ServicePort, ServiceRef, Upstream, World
+from mesh.model import LocalPort, Ref, Revision, ServicePort, ServiceRef, Upstream, World
+from mesh.store.protocol import Event
 from tests.support.meshes import (
+    DOMAIN,
     FAKE_ROOT,
     bundle,
     config,
@@ -154,3 +157,48 @@ def test_roots_come_from_the_world_if_it_has_good_ones():
 
 def test_interest_is_what_is_called():
     assert interest(local(WEB, API), World()) == {ServiceRef("shop", "api")}
+
+
+def stored(name: str, value: bytes | None, base: World, revision: int = 9) -> World:
+    key = keys.key_for(Ref("AuthorizationPolicy", "shop", name))
+    return base.apply(codec.changes([Event(key, value, Revision(revision))]), Revision(revision))
+
+
+NEWER = (
+    b'{"apiVersion": "holdfast.dev/v1", "kind": "AuthorizationPolicy",'
+    b' "metadata": {"name": "newer", "namespace": "shop"},'
+    b' "spec": {"action": "Allow", "rules": [{"from": [{"jwt": {"iss": "x"}}]}]}}'
+)
+"""As a version to come may write it. Without what it does not know, a reader would let anybody in."""
+
+
+def test_a_policy_that_cannot_be_read_denies_everybody_in_its_namespace():
+    host, base = local(API), world(service("api", target="http"), policy("open", "api", rule()))
+    first = project(base, host)
+    assert not first.frame.inbound[0].access.deny
+    for unreadable in (NEWER, b"garbage"):
+        view = project(stored("newer", unreadable, base), host, first)
+        (denied,) = view.frame.inbound[0].access.deny
+        assert denied.id == "shop/newer/unreadable"
+        assert denied.anyone
+        assert "everybody is denied in shop" in reasons(view)
+
+
+def test_it_heals_when_the_policy_can_be_read_or_is_gone():
+    host, base = local(API), world(service("api", target="http"))
+    broken = stored("newer", NEWER, base)
+    before = project(broken, host)
+    readable = NEWER.replace(b'{"jwt": {"iss": "x"}}', b'{"namespaces": ["shop"]}')
+    for mended in (readable, None):
+        view = project(stored("newer", mended, broken, revision=10), host, before)
+        assert not view.frame.inbound[0].access.deny
+
+
+def test_a_version_that_was_read_before_stays_in_force():
+    host = local(API)
+    readable = NEWER.replace(b'{"jwt": {"iss": "x"}}', b'{"namespaces": ["shop"]}')
+    base = stored("newer", readable, world(service("api", target="http")))
+    view = project(stored("newer", NEWER, base, revision=10), host, project(base, host))
+    access = view.frame.inbound[0].access
+    assert not access.deny
+    assert [r.namespaces for r in access.allow] == [(f"spiffe://{DOMAIN}/ns/shop/",)]
