@@ -215,7 +215,7 @@ async def _talk(port: int, words: bytes, wanted: int, host: str = "127.0.0.1", *
             return await reader.readexactly(wanted)
     except asyncio.IncompleteReadError as exc:
         return exc.partial
-    except ssl.SSLError:  # refused by an alert, after the handshake as TLS 1.3's clients see it
+    except (ssl.SSLError, ConnectionError):  # refused after the handshake, as TLS 1.3's clients see it
         return b""
     finally:
         writer.transport.abort()
