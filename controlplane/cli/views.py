@@ -71,6 +71,46 @@ def _roots(document: Document) -> str:
     return str(len(spec(document, "roots") or []))
 
 
+def _parents(document: Document) -> str:
+    """The Services whose callers a route is for."""
+    shown = []
+    for parent in spec(document, "parentRefs") or []:
+        namespace = f".{parent['namespace']}" if parent.get("namespace") else ""
+        port = f":{parent.get('port') or parent.get('sectionName') or ''}".rstrip(":")
+        shown.append(f"{parent.get('name')}{namespace}{port}")
+    return ",".join(shown) or "-"
+
+
+def _backends(document: Document) -> str:
+    """Where a route leads, rule by rule."""
+    shown = []
+    for rule in spec(document, "rules") or []:
+        backends = [
+            f"{backend.get('name')}:{backend.get('port', '')}"
+            + (f"={backend['weight']}" if "weight" in backend else "")
+            for backend in rule.get("backendRefs") or []
+        ]
+        shown.append(",".join(backends) or "-")
+    return "; ".join(shown) or "-"
+
+
+def _grant(side: str, name: str) -> Callable[[Document], str]:
+    return lambda document: text([item.get(name) or "*" for item in spec(document, side) or []])
+
+
+def _target(document: Document) -> str:
+    target = spec(document, "target") or {}
+    return f"{target.get('service', '-')}:{target['port']}" if target.get("port") else text(target.get("service"))
+
+
+def _says(document: Document) -> str:
+    """What a policy is about."""
+    return text([name for name in (document.get("spec") or {}) if name != "target"])
+
+
+_ROUTE = (Column("PARENTS", _parents), Column("BACKENDS", _backends))
+
+
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "Service": (
         Column("PORTS", _ports),
@@ -89,6 +129,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("SERVICE", lambda d: text((spec(d, "target") or {}).get("service") or "all")),
         Column("FROM", _rules),
     ),
+    "HTTPRoute": _ROUTE,
+    "GRPCRoute": _ROUTE,
+    "TCPRoute": _ROUTE,
+    "ReferenceGrant": (Column("FROM", _grant("from", "namespace")), Column("TO", _grant("to", "name"))),
+    "TrafficPolicy": (Column("SERVICE", _target), Column("ABOUT", _says)),
     "Node": (
         Column("ADDRESS", _field("address")),
         Column("ROLES", lambda d: text(spec(d, "roles") or ["agent"])),

@@ -63,6 +63,8 @@ def load_yaml(text: str | bytes) -> list[Any]:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         problem = exc.problem or exc.context or "cannot be read"
+        if "nesting depth" in problem:  # newer scanners have a bound of their own, and meet it first
+            raise BadDocument(mark.line + 1 if mark else 0, f"nested deeper than {MAX_DEPTH}") from exc
         raise BadDocument(mark.line + 1 if mark else 0, f"not YAML: {problem[:200]}") from exc
     except (yaml.YAMLError, UnicodeError) as exc:
         raise BadDocument(0, f"not YAML: {str(exc).splitlines()[0][:200]}") from exc

@@ -40,7 +40,21 @@ def decode_strict(document: object) -> Object | tuple[Violation, ...]:
     if mapping := corev1.MAPPINGS.get((version, kind)):
         foreign = convert_strict(mapping.struct, document)
         return foreign if isinstance(foreign, tuple) else mapping.convert(foreign)
-    return convert_strict(KINDS[kind].struct, document)
+    row = KINDS[kind]
+    if row.kubernetes:
+        document = _without_bookkeeping(document)
+    return convert_strict(row.struct, {**document, "apiVersion": row.api_version})
+
+
+_BOOKKEEPING = frozenset({"managedFields", "ownerReferences", "finalizers", "selfLink", "deletionTimestamp"})
+
+
+def _without_bookkeeping(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """What a cluster wrote into an object besides what people did."""
+    kept = {key: value for key, value in document.items() if key != "status"}
+    if isinstance(meta := document.get("metadata"), Mapping):
+        kept["metadata"] = {key: value for key, value in meta.items() if key not in _BOOKKEEPING}
+    return kept
 
 
 def convert_strict(struct: type[T], tree: object, path: str = "") -> T | tuple[Violation, ...]:
@@ -73,7 +87,7 @@ def _head(document: Mapping[Any, Any]) -> Iterator[Violation]:
                 path="apiVersion", reason=f"no such apiVersion: {shown(version)}{nearest(version, API_VERSIONS)}"
             )
         return
-    accepted = [KINDS[kind].api_version, *(v for v, k in corev1.MAPPINGS if k == kind)]
+    accepted = [KINDS[kind].api_version, *KINDS[kind].also, *(v for v, k in corev1.MAPPINGS if k == kind)]
     if version not in accepted:
         wanted = " or ".join(dict.fromkeys(accepted))
         yield Violation(path="apiVersion", reason=f"{shown(version)} is not that of a {kind}: write {wanted}")

@@ -23,6 +23,8 @@ from mesh.model.core import (
     TrustBundle,
     TrustBundleSpec,
 )
+from mesh.model.grpcroute import GRPCRoute
+from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import (
     MTLS_PORT,
     Endpoint,
@@ -43,8 +45,11 @@ from mesh.model.local import (
     ServiceDefinition,
     Upstream,
 )
+from mesh.model.referencegrant import ReferenceGrant
 from mesh.model.registry import KINDS, Kind, kind_named
 from mesh.model.service import Protocol, Service, ServicePort, ServiceSpec
+from mesh.model.tcproute import TCPRoute
+from mesh.model.trafficpolicy import TrafficPolicy
 from mesh.model.world import World
 
 __all__ = [
@@ -60,7 +65,9 @@ __all__ = [
     "Endpoint",
     "EndpointSpec",
     "Frozen",
+    "GRPCRoute",
     "GateSpec",
+    "HTTPRoute",
     "Health",
     "HealthCheck",
     "Identity",
@@ -79,12 +86,15 @@ __all__ = [
     "Object",
     "Protocol",
     "Ref",
+    "ReferenceGrant",
     "Revision",
     "Service",
     "ServiceDefinition",
     "ServicePort",
     "ServiceRef",
     "ServiceSpec",
+    "TCPRoute",
+    "TrafficPolicy",
     "TrustBundle",
     "TrustBundleSpec",
     "Upstream",

@@ -7,8 +7,14 @@ import msgspec
 from mesh.model.authorization import AuthorizationPolicy
 from mesh.model.base import Object
 from mesh.model.core import MeshConfig, Namespace, Node, TrustBundle
+from mesh.model.grpcroute import GRPCRoute
+from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import Endpoint, Instance
+from mesh.model.referencegrant import ReferenceGrant
+from mesh.model.routing import GROUP
 from mesh.model.service import Service
+from mesh.model.tcproute import TCPRoute
+from mesh.model.trafficpolicy import TrafficPolicy
 
 Area = Literal["objects", "endpoints", "bundles", "private"]
 """Which range of the store a kind lives in: see mesh.keys."""
@@ -23,6 +29,10 @@ class Kind(NamedTuple):
     operator: bool
     """May operators write it through the API? The others are written by the control plane itself."""
     short: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    """Other apiVersions with the same fields, which are taken as ours."""
+    kubernetes: bool = False
+    """Its manifests also come from clusters: their bookkeeping (status, managedFields and such) is dropped."""
     strict_readers: bool = False
     """A spec with a field that a reader does not know is undecodable to it. For kinds that restrict access: what is
     dropped from a rule makes it wider."""
@@ -40,6 +50,13 @@ KINDS: dict[str, Kind] = {
     "AuthorizationPolicy": Kind(
         AuthorizationPolicy, "authorizationpolicies", True, "objects", True, ("authz",), strict_readers=True
     ),
+    "HTTPRoute": Kind(HTTPRoute, "httproutes", True, "objects", True, also=(f"{GROUP}/v1beta1",), kubernetes=True),
+    "GRPCRoute": Kind(GRPCRoute, "grpcroutes", True, "objects", True, kubernetes=True),
+    "TCPRoute": Kind(TCPRoute, "tcproutes", True, "objects", True, also=(f"{GROUP}/v1alpha2",), kubernetes=True),
+    "ReferenceGrant": Kind(
+        ReferenceGrant, "referencegrants", True, "objects", True, ("refgrant",), (f"{GROUP}/v1beta1",), kubernetes=True
+    ),
+    "TrafficPolicy": Kind(TrafficPolicy, "trafficpolicies", True, "objects", True, ("tp",)),
     "Node": Kind(Node, "nodes", False, "private", True),
     "Instance": Kind(Instance, "instances", True, "private", False, ("inst",)),
     "Endpoint": Kind(Endpoint, "endpoints", True, "endpoints", False, ("ep",)),

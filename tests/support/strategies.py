@@ -45,6 +45,8 @@ def values(info: i.Type) -> st.SearchStrategy[Any]:
             return st.booleans()
         case i.NoneType():
             return st.none()
+        case i.AnyType():
+            return st.none() | st.booleans() | texts
     raise NotImplementedError(info)
 
 

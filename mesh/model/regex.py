@@ -1,0 +1,35 @@
+"""Regular expressions of an input: RE2, as Envoy reads them, and bounded in what they cost."""
+
+import functools
+
+import re2
+
+from mesh.model.checks import shown
+
+MAX_PATTERN = 1024
+"""Characters."""
+
+MAX_PROGRAM = 1000
+"""Instructions of the compiled expression. Envoy holds one for each route, and is told the same bound."""
+
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False
+
+
+def regex_fault(pattern: str) -> str:
+    """What is wrong with it, or ""."""
+    if len(pattern) > MAX_PATTERN:
+        return f"the regular expression has more than {MAX_PATTERN} characters"
+    return _fault(pattern)
+
+
+@functools.lru_cache(maxsize=4096)
+def _fault(pattern: str) -> str:
+    try:
+        compiled = re2.compile(pattern, _OPTIONS)
+    except re2.error as exc:
+        words = exc.args[0].decode("utf-8", "replace") if exc.args and isinstance(exc.args[0], bytes) else str(exc)
+        return f"{shown(pattern)} is not a regular expression of RE2: {words[:120]}"
+    if compiled.programsize > MAX_PROGRAM:
+        return f"{shown(pattern)} is too complex: {compiled.programsize} instructions, {MAX_PROGRAM} at most"
+    return ""
