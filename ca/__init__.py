@@ -8,6 +8,7 @@
     rotation   when to renew or replace what (pure)
     attest     join_token, node certificate              signer    vault (the one door to Vault/OpenBao), builtin
     bundle     publish the trust bundle                  authority this replica's intermediate
+    joins      when a node last joined (pure)
     limits     how often each caller is served (pure)    seal      what is secret in the store and on disk
     keys       keys and proofs, made where they live     disk      small private files, written whole
     api        the composition of the above

@@ -16,9 +16,8 @@ from ca import policy, template, verify
 from ca.attest import join_token, node_cert
 from ca.attest.node_records import NodeRecords
 from ca.limits import Buckets, Rate
-from ca.policy import Claims, Denied, Grant, Lifetimes
+from ca.policy import Claims, Denied, Grant, Lifetimes, Standing
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignItem, SignRequest
-from mesh.model import Node
 from mesh.model.checks import shown
 from mesh.store.protocol import Store
 
@@ -112,10 +111,11 @@ class Issuer:
         used = await join_token.consume(self._store, request.token, request.node, request.address, key, now)
         if isinstance(used, Denied):
             return used
-        claims, node = used
-        chain = self._issue(claims, "node", node, key, now)
+        claims, standing = used
+        chain, node = self._issue(claims, "node", standing, key, now), standing.node
         if isinstance(chain, Denied):
             return chain
+        assert node is not None
         return JoinAnswer(
             chain=chain,
             roots=self._trusted(),
@@ -128,21 +128,21 @@ class Issuer:
             controlplanes=self._about.controlplanes,
         )
 
-    async def sign(self, node_name: str, request: SignRequest, now: float) -> SignAnswer | Denied:
-        """Certificates for a node that TLS has identified (ca.attest.node_cert.node_of), one outcome an item."""
+    async def sign(self, claims: Claims, request: SignRequest, now: float) -> SignAnswer | Denied:
+        """Certificates for a node that TLS has identified, one outcome an item."""
         if len(request.items) > MAX_ITEMS:
             return Denied(f"at most {MAX_ITEMS} items in one request")
-        claims, node = Claims(node_name, "node_certificate"), await self._node(node_name)
+        standing = await self._standing(claims.node)
         signed = []
         for number, item in enumerate(request.items):
             if number:
                 await asyncio.sleep(0)  # a large batch leaves room for others between its items
-            signed.append(self._sign_item(claims, item, node, now))
+            signed.append(self._sign_item(claims, item, standing, now))
         return SignAnswer(signed=tuple(signed), roots=self._trusted())
 
-    def _sign_item(self, claims: Claims, item: SignItem, node: Node | None, now: float) -> Signed:
+    def _sign_item(self, claims: Claims, item: SignItem, standing: Standing, now: float) -> Signed:
         # Policy before cryptography: who may not have it costs nothing.
-        grant = self._authorize(claims, item.identity, node, now)
+        grant = self._authorize(claims, item.identity, standing, now)
         if isinstance(grant, Denied):
             return _not(item, grant)
         key = verify.csr(item.csr)
@@ -164,17 +164,17 @@ class Issuer:
             self._audit.record("ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
             return proved
         claims, key = proved
-        chain = self._issue(claims, "node", await self._node(claims.node), key, now)
+        chain = self._issue(claims, "node", await self._standing(claims.node), key, now)
         return chain if isinstance(chain, Denied) else Signed(identity="node", chain=chain)
 
     def _issue(
-        self, claims: Claims, wanted: str, node: Node | None, key: template.PublicKey, now: float
+        self, claims: Claims, wanted: str, standing: Standing, key: template.PublicKey, now: float
     ) -> str | Denied:
-        grant = self._authorize(claims, wanted, node, now)
+        grant = self._authorize(claims, wanted, standing, now)
         return grant if isinstance(grant, Denied) else self._build(claims, wanted, grant, key, now)
 
-    def _authorize(self, claims: Claims, wanted: str, node: Node | None, now: float) -> Grant | Denied:
-        grant = policy.authorize(claims, wanted, node, self._about.trust_domain, self._life())
+    def _authorize(self, claims: Claims, wanted: str, standing: Standing, now: float) -> Grant | Denied:
+        grant = policy.authorize(claims, wanted, standing, self._about.trust_domain, self._life())
         if isinstance(grant, Grant):
             wait = self._per_node.take(claims.node, now)
             wait = wait or self._per_identity.take(f"{claims.node} {wanted}", now)
@@ -239,9 +239,9 @@ class Issuer:
         level = self._failures.level(peer_ip, now)
         return 0.0 if level >= 1 else 1.0
 
-    async def _node(self, name: str) -> Node | None:
+    async def _standing(self, name: str) -> Standing:
         """Read for every request: an eviction counts at once."""
-        return None if policy.name_fault("node", name) else await self._nodes.get(name)
+        return Standing(None) if policy.name_fault("node", name) else await self._nodes.get(name)
 
 
 def _not(item: SignItem, why: Denied) -> Signed:

@@ -8,9 +8,10 @@ The one place that decides which SPIFFE id and which DNS names a certificate car
     (a replica's own)    spiffe://<td>/controlplane/<name>, and DNS controlplane.holdfast; never by request
 
 DNS names are fixed words. A workload gets none, so no workload can pose as a gate or a control-plane node to a client
-that checks them. An evicted or unknown node gets nothing.
+that checks them. An evicted or unknown node gets nothing, and neither does a certificate from before its last join.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,17 @@ class Claims:
 
     node: str
     method: Method
+    issued: float
+    """When the certificate that proved it was issued, unix seconds; for a token, the moment of the join."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the store says of a node now."""
+
+    node: Node | None
+    since: float = 0.0
+    """Its last join (ca.joins): what was issued before this moment is void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,8 @@ class Grant:
     dns_names: tuple[str, ...]
     ttl: float
     """Seconds. The issuer's own end may cut it short."""
+    since: float = 0.0
+    """Unix seconds: it is dated no earlier than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,35 +108,47 @@ def identity_fault(text: str) -> str:
             return f"identity {shown(text)} is not <namespace>/<service-account>"
 
 
-def authorize(claims: Claims, wanted: str, node: Node | None, trust_domain: str, life: Lifetimes) -> Grant | Denied:
+def authorize(claims: Claims, wanted: str, standing: Standing, trust_domain: str, life: Lifetimes) -> Grant | Denied:
     """Decide on one identity for one node.
 
-    `wanted` is what a request says: `node`, `gate` or `<namespace>/<service-account>`. `node` is the record of the node
-    that the claims name.
+    `wanted` is what a request says: `node`, `gate` or `<namespace>/<service-account>`. `standing` is that of the node
+    which the claims name.
     """
-    fault = _standing_fault(claims, node)
+    fault, node = _standing_fault(claims, standing), standing.node
     if fault or node is None:
         return Denied(fault)
     if wanted == "node":
-        return Grant(spiffe.node(trust_domain, claims.node), (), life.node)
+        return Grant(spiffe.node(trust_domain, claims.node), (), life.node, standing.since)
     if claims.method == "expired_certificate":
         return Denied("an expired node certificate renews the node's own identity only")
     if wanted != "gate":
         return _workload(claims.node, wanted, node, trust_domain, life)
     if "gate" not in node.spec.roles:
         return Denied(f"node {claims.node} has no role gate")
-    return Grant(spiffe.node(trust_domain, claims.node), (GATE_NAME,), life.node)
+    return Grant(spiffe.node(trust_domain, claims.node), (GATE_NAME,), life.node, standing.since)
 
 
-def _standing_fault(claims: Claims, node: Node | None) -> str:
+def void_fault(node: str, issued: float, since: float) -> str:
+    """Why a certificate of this node, issued then, does not count any more; empty if it does."""
+    if issued >= since:
+        return ""
+    if since == math.inf:
+        return f"the record of when node {node} joined cannot be read; join it with a new token"
+    return f"this certificate of node {node} is void: a host has joined under this name since it was issued"
+
+
+def _standing_fault(claims: Claims, standing: Standing) -> str:
     """Why this node may have nothing at all; empty if it is in good standing."""
+    node = standing.node
     if fault := name_fault("node", claims.node):
         return fault
     if node is None:
         return f"node {claims.node} is not known; join it with a new token"
     if node.metadata.name != claims.node:
         return f"node {claims.node} may not use the record of another node"
-    return f"node {claims.node} is evicted" if node.spec.evicted else ""
+    if node.spec.evicted:
+        return f"node {claims.node} is evicted"
+    return void_fault(claims.node, claims.issued, standing.since)
 
 
 def _workload(name: str, wanted: str, node: Node, trust_domain: str, life: Lifetimes) -> Grant | Denied:

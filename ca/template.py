@@ -62,6 +62,11 @@ def moment(unix: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(int(unix), dt.UTC)
 
 
+def issued(certificate: x509.Certificate) -> float:
+    """When a certificate of ours says that it was made, unix seconds."""
+    return certificate.not_valid_before_utc.timestamp() + BACKDATE
+
+
 def leaf(grant: Grant, public_key: PublicKey, parent: Parent, now: float, serial: int) -> x509.CertificateBuilder:
     """A certificate that says what was granted and nothing else; it never outlives its issuer.
 
@@ -76,7 +81,7 @@ def leaf(grant: Grant, public_key: PublicKey, parent: Parent, now: float, serial
         .issuer_name(parent.subject)
         .public_key(public_key)
         .serial_number(serial)
-        .not_valid_before(moment(now - BACKDATE))
+        .not_valid_before(moment(max(now, grant.since) - BACKDATE))
         .not_valid_after(moment(min(now + grant.ttl, parent.not_after)))
         .add_extension(x509.SubjectAlternativeName(names), critical=True)
         .add_extension(_NO_CA, critical=True)

@@ -258,7 +258,7 @@ def _window_fault(leaf: x509.Certificate, grant: Grant, by: Issuer, now: float) 
     second = timedelta(seconds=1)  # certificates count whole seconds
     if end > by.certificate.not_valid_after_utc:
         return "the certificate outlives its issuer"
-    if end > moment(now + grant.ttl) + second or start < moment(now - BACKDATE) - second:
+    if end > moment(now + grant.ttl) + second or start < moment(max(now, grant.since) - BACKDATE) - second:
         return "the certificate is valid for longer than granted"
     if start > moment(now) or end <= moment(now) or by.not_before > now:
         return "the certificate is not valid now"

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from cryptography import x509
 
+from ca.template import issued
 from mesh import codec, keys, spiffe
 from mesh.model import Frozen
 from mesh.store.protocol import Store
@@ -51,6 +52,8 @@ class NodeCaller:
     """An agent, by its node's certificate."""
 
     name: str
+    issued: float = field(default=0.0, compare=False)
+    """Unix seconds, of the certificate that was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def machine(  # noqa: PLR0911 - one for each fault
         return Rejected(f"the client certificate is of trust domain {identity.trust_domain}, not {trust_domain}")
     match identity.path.split("/"):
         case ["", "node", name]:
-            return NodeCaller(name)
+            return NodeCaller(name, issued(parsed))
         case ["", "controlplane", name]:
             return ReplicaCaller(name)
     return Rejected(f"{identity} is neither a node nor a control-plane node")

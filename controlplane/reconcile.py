@@ -32,7 +32,7 @@ DEFAULT_GRACE = MeshConfigSpec(trust_domain="").liveness_grace_seconds
 
 
 class Expiring(Frozen, frozen=True, kw_only=True):
-    """The one field that the records of join tokens and operators share."""
+    """The one field that the records of join tokens, joins and operators share."""
 
     expires: float
 
@@ -65,7 +65,7 @@ def plan_orphans(view: View) -> tuple[Plan, ...]:
 
 
 def plan_expired(items: tuple[Item, ...], now: float) -> tuple[Plan, ...]:
-    """Records of tokens that expired long ago; one that cannot be read is left for people to look at."""
+    """Records that expired long ago; one that cannot be read is left for people to look at."""
     parts: list[Plan] = []
     for item in items:
         try:
@@ -173,7 +173,7 @@ class Reconciler:
             self._next_sweep = now + SWEEP_SECONDS
 
     async def _sweep(self, fence: Compare) -> None:
-        for prefix in (keys.TOKENS, keys.OPERATORS):
+        for prefix in (keys.TOKENS, keys.OPERATORS, keys.JOINS):
             await self._write(plan_expired((await self._store.list(prefix)).items, self._wall()), fence)
 
     async def _write(self, parts: tuple[Plan, ...], fence: Compare) -> None:

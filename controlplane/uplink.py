@@ -31,7 +31,7 @@ WRITE_SECONDS = 1.0
 LEASE_SECONDS = 10
 LEFT_SECONDS = 60.0
 """How long a node that left is told of."""
-EVICTED = "this node is evicted"
+EVICTED, VOID = "this node is evicted", "a host has joined under this name since"
 MAX_CONNECTIONS = 20_000
 MAX_QUESTIONS = 8
 """Unanswered questions to one agent."""
@@ -54,6 +54,8 @@ class AgentError(Exception):
 @dataclass(slots=True)
 class Connection:
     node: str
+    issued: float
+    """When the certificate that it showed was issued, unix seconds."""
     ws: web.WebSocketResponse
     heard: float
     """Monotonic moment of the last frame."""
@@ -85,10 +87,14 @@ class Uplinks:
     def connection(self, node: str) -> Connection | None:
         return self._connections.get(node)
 
-    async def serve(self, node: str, ws: web.WebSocketResponse) -> None:
+    async def serve(self, node: str, issued: float, ws: web.WebSocketResponse) -> None:
         """One agent's connection until it ends. A newer one of the same node replaces it."""
         clock = asyncio.get_running_loop().time
-        mine = Connection(node, ws, clock())
+        mine = Connection(node, issued, ws, clock())
+        if fault := self._unwelcome(mine):
+            # Since it was let in: `drop_unwelcome` could not see this connection yet.
+            await _close(ws, WSCloseCode.POLICY_VIOLATION, fault.encode())
+            return
         older = self._connections.get(node)
         if older is None and len(self._connections) >= MAX_CONNECTIONS:
             await ws.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"this node holds too many connections")
@@ -100,11 +106,7 @@ class Uplinks:
         try:
             if older:
                 await _close(older.ws, WSCloseCode.GOING_AWAY, b"replaced by a newer connection")
-            if self._unwelcome(node):
-                # Since it was let in: `drop_unwelcome` could not see this connection yet.
-                code, reason = int(WSCloseCode.POLICY_VIOLATION), EVICTED
-            else:
-                code, reason = await self._read(mine, clock)
+            code, reason = await self._read(mine, clock)
         finally:
             for question in mine.questions.values():
                 question.cancel()
@@ -198,14 +200,17 @@ class Uplinks:
         return answer.body
 
     async def drop_unwelcome(self, nodes: set[str]) -> None:
-        """Cut those of these nodes that are evicted or deleted."""
-        for name in nodes & self._connections.keys():
-            if self._unwelcome(name):
-                await _close(self._connections[name].ws, WSCloseCode.POLICY_VIOLATION, EVICTED.encode())
+        """Cut those of these nodes that are evicted, deleted, or joined anew by another host."""
+        for connection in [self._connections[name] for name in nodes & self._connections.keys()]:
+            if fault := self._unwelcome(connection):
+                await _close(connection.ws, WSCloseCode.POLICY_VIOLATION, fault.encode())
 
-    def _unwelcome(self, node: str) -> bool:
-        held = self._view.node(node)
-        return held is None or held.object.spec.evicted
+    def _unwelcome(self, connection: Connection) -> str:
+        """Why this connection may not be; empty if it may."""
+        held = self._view.node(connection.node)
+        if held is None or held.object.spec.evicted:
+            return EVICTED
+        return VOID if connection.issued < self._view.joined(connection.node) else ""
 
     async def close(self) -> None:
         """Before a stop: agents turn to another replica at once."""

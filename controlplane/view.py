@@ -4,11 +4,13 @@ The maps are fed by one follower (`controlplane.mirror`) and are as new as the l
 alone: whoever writes compares the revisions that were read here, so a stale view costs a retry and never a wrong write.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from ca import joins
 from mesh import codec, keys
 from mesh.model import (
     CLUSTER_SINGLETON,
@@ -88,6 +90,8 @@ class View:
         self.instances: dict[Ref, Held[Instance]] = {}
         self.endpoints: dict[ServiceRef, dict[str, Held[Endpoint]]] = {}
         self.replicas: dict[str, Presence] = {}
+        self._joins: dict[str, float] = {}
+        """Node -> moment of its last join (ca.joins)."""
         self.bad: dict[str, Bad] = {}
         """By key."""
         self.revision = Revision(0)
@@ -111,6 +115,10 @@ class View:
     def node(self, name: str) -> Held[Node] | None:
         held = self.objects.get(Ref("Node", "", name))
         return Held(held.object, held.revision) if held and isinstance(held.object, Node) else None
+
+    def joined(self, node: str) -> float:
+        """Certificates of this node that were issued before are void; all of them, if it cannot be read when it was."""
+        return self._joins.get(node, 0.0)
 
     def instances_on(self, node: str) -> list[Held[Instance]]:
         return [self.instances[ref] for ref in sorted(self._on_node.get(node, ()))]
@@ -146,6 +154,8 @@ class View:
         for event in events:
             if event.key.startswith(keys.REPLICAS):
                 self._take_replica(event, touched)
+            elif event.key.startswith(keys.JOINS):
+                self._take_join(event, touched)
             else:
                 self._take(event, touched)
         self.revision = Revision(max(self.revision, revision))
@@ -244,6 +254,17 @@ class View:
             self.bad.pop(event.key, None)
         except codec.Undecodable as exc:
             self.bad[event.key] = Bad(str(exc), event.revision)
+
+    def _take_join(self, event: Event, touched: Touched) -> None:
+        """One that cannot be read lets nobody in: what was known before may be of a host that is gone."""
+        node, moment = event.key.removeprefix(keys.JOINS), joins.since(event.value)
+        touched.nodes.add(node)
+        self._joins[node] = moment
+        self.bad.pop(event.key, None)
+        if event.value is None:
+            del self._joins[node]
+        elif moment == math.inf:
+            self.bad[event.key] = Bad("it does not say when the node joined", event.revision)
 
 
 K = TypeVar("K")

@@ -39,8 +39,8 @@ class Writer:
         return revision
 
     async def look_up_node(self, name: str) -> None:
-        """See a Node that was written a moment ago."""
-        await self._refresh((keys.key_for(Ref("Node", "", name)),))
+        """See a Node that was written a moment ago, by a join perhaps."""
+        await self._refresh((keys.key_for(Ref("Node", "", name)), keys.join_of(name)))
 
     async def _refresh(self, names: Iterable[str]) -> None:
         """Read what was compared, so that the next plan does not wait for the follower."""

@@ -10,7 +10,7 @@
         imports/<peer>/...
     /holdfast/v1/private/                  control-plane nodes only
         objects/<Kind>/<ns>/<name>         Node, Instance
-        tokens/<id>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>, history/<revision>
+        tokens/<id>, joins/<node>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>, history/<revision>
 
 A cluster-scoped kind has `_` for its namespace. Names are checked before they get here (mesh.validate), and `key_for`
 refuses what could leave its own place: an empty part, `/`, `.` and `..`.
@@ -33,6 +33,7 @@ BUNDLES = MESH + "bundles/"
 
 PRIVATE_OBJECTS = PRIVATE + "objects/"
 TOKENS = PRIVATE + "tokens/"
+JOINS = PRIVATE + "joins/"
 OPERATORS = PRIVATE + "operators/"
 CA = PRIVATE + "ca/"
 ELECTIONS = PRIVATE + "elections/"
@@ -84,6 +85,11 @@ def prefix_for(kind: str, namespace: str = "") -> str:
         return BUNDLES
     base = {"objects": OBJECTS + kind + "/", "private": PRIVATE_OBJECTS + kind + "/", "endpoints": ENDPOINTS}[row.area]
     return base + part(namespace) + "/" if namespace and row.namespaced else base
+
+
+def join_of(node: str) -> str:
+    """The key of the record of a node's last join."""
+    return JOINS + part(node)
 
 
 def endpoints_of(service: ServiceRef) -> str:

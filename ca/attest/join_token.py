@@ -3,8 +3,9 @@
     hf1.<id>.<secret>.<pin>      pin: the start of the root's SHA-256, so that the host knows whom it talks to
 
 The store holds the secret's SHA-256 under the token's id. A token is consumed by (token, public key): one transaction
-marks it with the key's digest and writes the Node. The same key may repeat the call until the token expires, another
-key never; of any number of concurrent callers the compare-and-swap lets one win.
+marks it with the key's digest, writes the Node, and dates the join (ca.joins). The same key may repeat the call until
+the token expires or the node joins by another one, another key never; of any number of concurrent callers the
+compare-and-swap lets one win.
 """
 
 import base64
@@ -20,8 +21,8 @@ from typing import Literal
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca import policy
-from ca.policy import Claims, Denied
+from ca import joins, policy
+from ca.policy import Claims, Denied, Standing
 from ca.template import PublicKey
 from mesh import codec, keys
 from mesh.model import Frozen, Metadata, Node, NodeSpec, Ref, Revision
@@ -156,14 +157,14 @@ async def check(store: Store, token: str, node: str, now: float) -> Item | Denie
 
 async def consume(
     store: Store, token: str, node: str, address: str, public_key: PublicKey, now: float
-) -> tuple[Claims, Node] | Denied:
+) -> tuple[Claims, Standing] | Denied:
     """Use a token for a key; the node as it then stands. Repeating it with the same key changes nothing more."""
     digest = key_digest(public_key)
     for _ in range(ATTEMPTS):
         found = await check(store, token, node, now)
         if isinstance(found, Denied):
             return found
-        record, known = _token(found), await store.get(node_key(node))
+        record, (known, last) = _token(found), await store.get_many([node_key(node), keys.join_of(node)])
         assert record is not None
         standing = _node(known)
         if isinstance(standing, Denied):
@@ -171,22 +172,46 @@ async def consume(
         if standing is not None and standing.spec.evicted:
             return Denied(f"node {node} is evicted")
         if record.consumed_by:
-            same = hmac.compare_digest(record.consumed_by, digest)
-            return (Claims(node, "join_token"), standing) if same and standing else _NO
+            return _again(record, found, digest, standing, last)
         joined = _joined(record, standing, address, now)
         used = msgspec.structs.replace(record, consumed_by=digest, consumed_at=now)
+        join = joins.next_join(joins.read(last.value) if last else None, _id(found), now)
         compares = [
             Compare(found.key, found.revision),
             Compare(node_key(node), known.revision if known else Revision(0)),
+            Compare(keys.join_of(node), last.revision if last else Revision(0)),
         ]
-        ops = [Put(found.key, msgspec.json.encode(used)), Put(node_key(node), codec.encode(joined))]
+        ops = [
+            Put(found.key, msgspec.json.encode(used)),
+            Put(node_key(node), codec.encode(joined)),
+            Put(keys.join_of(node), codec.encode_struct(join)),
+        ]
         try:
             revision = await store.txn(compares, ops)
         except Conflict:
             continue  # another key, another token of this node, or an operator's edit: read again and decide again
         metadata = msgspec.structs.replace(joined.metadata, resource_version=str(revision))
-        return Claims(node, "join_token"), msgspec.structs.replace(joined, metadata=metadata)
+        return _admitted(msgspec.structs.replace(joined, metadata=metadata), join)
     return Denied(f"node {node} is being changed by others; try again", retry_after=1.0)
+
+
+def _again(
+    record: Token, found: Item, digest: str, standing: Node | None, last: Item | None
+) -> tuple[Claims, Standing] | Denied:
+    """A token that was used: by the same key, and nobody has joined under this name by another token since."""
+    join = joins.read(last.value) if last else None
+    same = hmac.compare_digest(record.consumed_by, digest)
+    if not same or standing is None or join is None or join.token != _id(found):
+        return _NO
+    return _admitted(standing, join)
+
+
+def _admitted(node: Node, join: joins.Join) -> tuple[Claims, Standing]:
+    return Claims(node.metadata.name, "join_token", join.at), Standing(node, join.at)
+
+
+def _id(item: Item) -> str:
+    return item.key.removeprefix(keys.TOKENS)
 
 
 def _joined(record: Token, standing: Node | None, address: str, now: float) -> Node:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca import verify
 from ca.policy import Claims, Denied, name_fault
-from ca.template import BACKDATE, PublicKey
+from ca.template import BACKDATE, PublicKey, issued
 from ca.wire import RenewRequest
 from mesh import spiffe
 
@@ -89,7 +89,7 @@ def _held(
     if isinstance(anchor, Denied):
         return anchor
     assert isinstance(old, ec.EllipticCurvePublicKey)
-    return Claims(name, "expired_certificate" if now >= ends else "node_certificate"), old
+    return Claims(name, "expired_certificate" if now >= ends else "node_certificate", issued(path[0])), old
 
 
 def _proved(request: RenewRequest, old: ec.EllipticCurvePublicKey) -> bool:

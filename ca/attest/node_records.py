@@ -8,10 +8,15 @@ came, is theirs. So a thousand requests a second cost no more reads than the sto
 import asyncio
 from dataclasses import dataclass, field
 
+from ca import joins
 from ca.attest.join_token import node_key
-from mesh import codec
+from ca.policy import Standing
+from mesh import codec, keys
 from mesh.model import Node
 from mesh.store.protocol import MAX_GETS, Item, Store
+
+MAX_NODES = MAX_GETS // 2
+"""Of one read: for each node its record, and that of its last join."""
 
 
 @dataclass(slots=True)
@@ -19,7 +24,7 @@ class _Read:
     """One read: not begun, under way, or done."""
 
     names: dict[str, None] = field(default_factory=dict)
-    found: dict[str, Node | None] | None = None
+    found: dict[str, Standing] | None = None
     failed: Exception | None = None
 
 
@@ -30,14 +35,14 @@ class NodeRecords:
         """Not begun: who comes now may still join it."""
         self._one = asyncio.Lock()
 
-    async def get(self, name: str) -> Node | None:
-        """The record as it is now, or None if there is none that can be read. `name` has been checked.
+    async def get(self, name: str) -> Standing:
+        """What is recorded of it now; no node, if its record cannot be read. `name` has been checked.
 
         Raises:
             StoreError: as the store says.
 
         """
-        if name not in self._next.names and len(self._next.names) >= MAX_GETS:
+        if name not in self._next.names and len(self._next.names) >= MAX_NODES:
             self._next = _Read()
         read = self._next
         read.names[name] = None
@@ -55,21 +60,24 @@ class NodeRecords:
             self._next = _Read()
         names = tuple(read.names)
         try:
-            items = await self._read([node_key(name) for name in names])
+            items = await self._store.get_many([key for name in names for key in (node_key(name), keys.join_of(name))])
             read.found = {
-                name: _node(item.value, item.revision) if item else None
-                for name, item in zip(names, items, strict=True)
+                name: Standing(_node(items[2 * place]), joins.since(_value(items[2 * place + 1])))
+                for place, name in enumerate(names)
             }
         except Exception as exc:  # noqa: BLE001 - whatever it is, all who wait for this read are told
             read.failed = exc
 
-    async def _read(self, keys: list[str]) -> tuple[Item | None, ...]:
-        return await self._store.get_many(keys) if len(keys) > 1 else (await self._store.get(keys[0]),)
+
+def _value(item: Item | None) -> bytes | None:
+    return item.value if item else None
 
 
-def _node(value: bytes, revision: int) -> Node | None:
+def _node(item: Item | None) -> Node | None:
+    if item is None:
+        return None
     try:
-        node = codec.decode("Node", value, revision)
+        node = codec.decode("Node", item.value, item.revision)
     except codec.Undecodable:
         return None
     return node if isinstance(node, Node) else None

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ca.policy import Denied
+from ca.policy import Claims, Denied
 from ca.wire import JoinRequest, RenewRequest, RootsAnswer, SignRequest
 from controlplane.api.answers import ApiError, lenient
 from controlplane.api.context import CALLER, CONTEXT, NOTES
@@ -57,8 +57,10 @@ async def renew(request: web.Request) -> web.Response:
 
 
 async def sign(request: web.Request) -> web.Response:
-    context, wanted = request.app[CONTEXT], await lenient(request, SignRequest)
-    outcome = await context.issuer.sign(request[CALLER].name, wanted, context.wall())
+    context, wanted, caller = request.app[CONTEXT], await lenient(request, SignRequest), request[CALLER]
+    assert isinstance(caller, NodeCaller)
+    claims = Claims(caller.name, "node_certificate", caller.issued)
+    outcome = await context.issuer.sign(claims, wanted, context.wall())
     if isinstance(outcome, Denied):
         raise _refuse(outcome)
     return _json(outcome)
@@ -102,5 +104,5 @@ async def uplink(request: web.Request) -> web.StreamResponse:
     # No autoping: a pong is a sign of life and is seen by us. No compression: it costs memory for each agent.
     ws = web.WebSocketResponse(timeout=1.0, autoping=False, compress=False, max_msg_size=MAX_FRAME_BYTES)
     await ws.prepare(request)
-    await context.uplinks.serve(caller.name, ws)
+    await context.uplinks.serve(caller.name, caller.issued, ws)
     return ws

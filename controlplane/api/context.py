@@ -9,7 +9,7 @@ from typing import Protocol
 from aiohttp import web
 
 from ca.limits import Buckets, Rate
-from ca.policy import Denied
+from ca.policy import Claims, Denied
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
 from controlplane.api.idle import IdleConnections
 from controlplane.applier import Applier
@@ -30,7 +30,7 @@ class Issuing(Protocol):
 
     async def join(self, request: JoinRequest, peer_ip: str, now: float) -> JoinAnswer | Denied: ...
 
-    async def sign(self, node_name: str, request: SignRequest, now: float) -> SignAnswer | Denied: ...
+    async def sign(self, claims: Claims, request: SignRequest, now: float) -> SignAnswer | Denied: ...
 
     async def renew(self, request: RenewRequest, now: float, peer_ip: str = "") -> Signed | Denied: ...
 

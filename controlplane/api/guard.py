@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
+from ca.policy import void_fault
 from ca.signer.protocol import SignerError
 from controlplane import auth
 from controlplane.api.answers import ApiError
@@ -82,7 +83,7 @@ async def _admit(request: web.Request, route: str, context: Context) -> Caller:
 
 
 async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
-    """Its certificate lives on after a node is evicted or deleted; its rights do not."""
+    """Its certificate lives on after a node is evicted, deleted or joined anew; its rights do not."""
     held = context.mirror.view.node(caller.name)
     if held is None:
         await context.writer.look_up_node(caller.name)  # it may have joined a moment ago at another replica
@@ -91,6 +92,8 @@ async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
         raise ApiError(403, f"there is no node {caller.name[:80]!r}", "it was deleted, and has to join anew")
     if held.object.spec.evicted:
         raise ApiError(403, f"node {caller.name} is evicted", "delete its Node object and join anew, if it may")
+    if fault := void_fault(caller.name, caller.issued, context.mirror.view.joined(caller.name)):
+        raise ApiError(403, fault, "use the certificate of that join, or join anew with a new token")
 
 
 async def _caller(request: web.Request, context: Context) -> Caller | Rejected:

@@ -141,7 +141,7 @@ class Fleet:
         body = {"token": made["token"], "node": node, "address": address, "csr": ca_keys.new_csr(key)}
         status, joined = await self.call(name, "POST", "/v1/join", body, token=None)
         assert status == 200, joined
-        file = self.folder / f"{node}.pem"
+        file = self.folder / f"{node}-{made['id']}.pem"
         file.write_text(key + joined["chain"])
         return Host(node, address, file)
 

@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from ca import keys as ca_keys
 from controlplane import setup
 from controlplane.demo.etcd_cluster import EtcdCluster
 from controlplane.setup import SetupError
@@ -190,6 +191,37 @@ def test_a_silent_host_is_lost_after_the_grace_and_nobody_without_a_control_plan
             await aeventually(lambda: _healthy(it, "cp1", "api-n1", "lost"))
 
     asyncio.run(run())
+
+
+def test_a_host_that_joins_anew_voids_what_the_evicted_one_holds_at_every_replica(tmp_path):
+    async def run():
+        async with fleet(tmp_path, "cp1", "cp2") as it:
+            old = await it.join("cp1", "n1", "127.0.0.1", "shop/api")
+            assert [await _registers(it, name, old) for name in ("cp1", "cp2")] == [200, 200]
+            _, node = await it.call("cp1", "GET", "/v1/objects/nodes/n1")
+            node.pop("status", None)
+            node["spec"]["evicted"] = True
+            assert (await it.apply("cp1", node))[0] == 200
+            assert (await it.call("cp1", "DELETE", "/v1/objects/nodes/n1"))[0] == 200
+            new = await it.join("cp2", "n1", "127.0.0.1", "shop/api")
+            for name in ("cp1", "cp2"):
+                await aeventually(lambda name=name: _gets(it, name, old, 403))
+                # Also a certificate that this replica issues next is good at both.
+                csr = ca_keys.new_csr(ca_keys.new_key())
+                body = {"items": [{"identity": "node", "csr": csr}]}
+                _, signed = await it.call(name, "POST", "/v1/sign", body, node=new)
+                assert signed["signed"][0]["chain"]
+                assert await _registers(it, name, new) == 200
+
+    asyncio.run(run())
+
+
+async def _registers(it, name, host):
+    return (await it.call(name, "POST", "/v1/register", {"instances": []}, node=host))[0]
+
+
+async def _gets(it, name, host, status):
+    return await _registers(it, name, host) == status
 
 
 def test_backup_and_restore(tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,12 +12,13 @@ from ca import keys
 from ca.api import MAX_ITEMS, Limits
 from ca.attest import join_token
 from ca.limits import Rate
-from ca.policy import Denied, Lifetimes
+from ca.policy import Claims, Denied, Lifetimes
+from ca.template import issued
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignItem, SignRequest
 from mesh import codec
 from mesh.model import Metadata, Node, NodeSpec
 from mesh.store.memory import MemoryStore
-from mesh.store.protocol import Put
+from mesh.store.protocol import Delete, Put
 from tests.fakes.lying_signer import LIES, LyingAuthority
 from tests.support.ca import (
     DOMAIN,
@@ -57,9 +59,14 @@ class Ca:
         request = {"address": "10.0.0.1", "csr": csr or key_and_csr()[1], **more}
         return await self.issuer.join(JoinRequest(token=token, node=node, **request), "192.0.2.1", now)
 
-    async def sign(self, *identities: str, node: str = "vm-1", csr: str = "", now: float = NOW):
+    async def sign(self, *identities: str, node: str = "vm-1", csr: str = "", now: float = NOW, issued: float = NOW):
         items = tuple(SignItem(identity=identity, csr=csr or key_and_csr()[1]) for identity in identities)
-        return await self.issuer.sign(node, SignRequest(items=items), now)
+        return await self.issuer.sign(claims(node, issued), SignRequest(items=items), now)
+
+
+def claims(node: str = "vm-1", issued: float = NOW) -> Claims:
+    """What TLS says of an agent."""
+    return Claims(node, "node_certificate", issued)
 
 
 def run(tmp_path, scenario, **options):
@@ -163,7 +170,7 @@ def test_a_batch_has_one_outcome_an_item_and_one_bad_item_stops_no_other(tmp_pat
             SignItem(identity="node", csr=good),
             SignItem(identity="shop/api", csr=good),
         )
-        answer = await ca.issuer.sign("vm-1", SignRequest(items=items), NOW)
+        answer = await ca.issuer.sign(claims(), SignRequest(items=items), NOW)
         assert isinstance(answer, SignAnswer)
         assert [bool(item.chain) for item in answer.signed] == [True, False, False, False, True, True]
         assert [bool(item.denied) for item in answer.signed] == [False, True, True, True, False, False]
@@ -210,7 +217,6 @@ def test_what_a_lying_signer_signs_is_not_handed_out(tmp_path, lie):
 
 def test_the_record_names_what_was_issued(tmp_path):
     async def scenario(ca):
-        from cryptography import x509
         from cryptography.hazmat.primitives import hashes
 
         await ca.put(identities=("shop/web",))
@@ -301,6 +307,51 @@ def test_a_node_that_was_away_renews_by_proof_of_its_key(tmp_path, days):
     run(tmp_path, scenario)
 
 
+async def joined_anew(ca, now: float):
+    """The node is deleted, and a host joins under its name: its answer and key."""
+    await ca.store.txn([], [Delete(join_token.node_key("vm-1"))])
+    key, csr = key_and_csr()
+    answer = await ca.join(token=(await mint(ca.store, ca.authority, now=now)).token, csr=csr, now=now)
+    assert isinstance(answer, JoinAnswer)
+    return answer, key
+
+
+def dated(chain: str) -> float:
+    return issued(x509.load_pem_x509_certificate(chain.encode()))
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0, 3600.0])
+def test_a_host_that_joins_voids_what_was_issued_under_its_name_before(tmp_path, after):
+    async def scenario(ca):
+        old, old_key = await joined(ca)
+        renewal = await renewed(ca, old, old_key, NOW)
+        new, new_key = await joined_anew(ca, NOW + after)
+        for chain in (old.chain, renewal.chain):
+            signed = await ca.sign("node", "shop/web", now=NOW + after, issued=dated(chain))
+            assert all("void" in item.denied and not item.chain for item in signed.signed)
+        refused = await renewed(ca, old, old_key, NOW + after)
+        assert isinstance(refused, Denied)
+        assert "void" in refused.reason
+        assert ca.records.last()["allowed"] is False
+        signed = await ca.sign("node", "shop/web", now=NOW + after, issued=dated(new.chain))
+        assert all(item.chain for item in signed.signed)
+        assert isinstance(await renewed(ca, new, new_key, NOW + after), Signed)
+
+    run(tmp_path, scenario)
+
+
+def test_a_replica_whose_clock_is_behind_issues_nothing_that_is_void(tmp_path):
+    async def scenario(ca):
+        new, new_key = await joined(ca)
+        for _ in range(3):
+            behind = await renewed(ca, new, new_key, NOW - 120)
+            assert isinstance(behind, Signed)
+            again = await ca.sign("node", now=NOW - 120, issued=dated(behind.chain))
+            assert again.signed[0].chain
+
+    run(tmp_path, scenario)
+
+
 def test_not_after_ninety_days_and_not_when_evicted(tmp_path):
     async def scenario(ca):
         answer, key = await joined(ca)
@@ -377,7 +428,7 @@ def test_any_text_in_any_field_is_refused_without_an_exception_or_a_write(
         assert isinstance(await ca.issuer.join(request, "192.0.2.1", NOW), Denied)
         items = (SignItem(identity=identity, csr=csr), SignItem(identity="node", csr=csr))
         for name in ("vm-1", node):
-            answer = await ca.issuer.sign(name, SignRequest(items=items), NOW)
+            answer = await ca.issuer.sign(claims(name), SignRequest(items=items), NOW)
             assert all(item.denied and not item.chain for item in answer.signed)
         renewal = RenewRequest(chain=csr, csr=csr, proof=proof)
         assert isinstance(await ca.issuer.renew(renewal, NOW, "192.0.2.1"), Denied)

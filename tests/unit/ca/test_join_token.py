@@ -1,10 +1,11 @@
 """Join tokens: bound to a node, its identities, a time and one key."""
 
 import asyncio
+import math
 
 import pytest
 
-from ca import keys
+from ca import joins, keys
 from ca.attest import join_token
 from ca.attest.join_token import BadTokenRequestError
 from ca.policy import Denied
@@ -41,11 +42,13 @@ def test_joining_writes_the_node_with_the_tokens_identities():
     async def go():
         store = MemoryStore()
         token = await minted(store, identities=("shop/web", "shop/web", "shop/api"), roles=("gate", "agent"))
-        claims, node = await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW)
+        claims, standing = await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW)
         assert (claims.node, claims.method) == ("vm-1", "join_token")
-        assert node.spec == NodeSpec(address="10.0.0.1", identities=("shop/web", "shop/api"), roles=("agent", "gate"))
+        assert standing.node.spec == NodeSpec(
+            address="10.0.0.1", identities=("shop/web", "shop/api"), roles=("agent", "gate")
+        )
         stored = await store.get(join_token.node_key("vm-1"))
-        assert codec.decode("Node", stored.value, Revision(0)).spec == node.spec
+        assert codec.decode("Node", stored.value, Revision(0)).spec == standing.node.spec
 
     asyncio.run(go())
 
@@ -127,7 +130,8 @@ def test_a_second_token_lets_a_reinstalled_host_join_and_keeps_what_operators_wr
             metadata=Metadata(name="vm-1", labels={"rack": "7"}), spec=NodeSpec(locality="eu/a", address="10.0.0.9")
         )
         await store.txn([], [Put(join_token.node_key("vm-1"), codec.encode(node))])
-        _, joined = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", new_public(), NOW)
+        _, standing = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", new_public(), NOW)
+        joined = standing.node
         assert joined.metadata.labels == {"rack": "7"}
         assert (joined.spec.locality, joined.spec.address, joined.spec.identities) == (
             "eu/a",
@@ -145,6 +149,70 @@ def test_a_repetition_after_the_node_was_deleted_brings_nothing_back():
         await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
         await store.txn([], [Delete(join_token.node_key("vm-1"))])
         assert isinstance(await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW), Denied)
+
+    asyncio.run(go())
+
+
+async def moment(store):
+    """When vm-1 last joined, as the store says."""
+    item = await store.get(store_keys.join_of("vm-1"))
+    return joins.since(item.value if item else None)
+
+
+def test_a_join_is_dated_and_repeating_it_does_not_move_the_date():
+    async def go():
+        store, key = MemoryStore(), new_public()
+        token = await minted(store)
+        claims, standing = await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
+        assert NOW < claims.issued == standing.since == await moment(store)
+        again = await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW + 500)
+        assert again == (claims, standing)
+        assert await moment(store) == claims.issued
+        refused = await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW + 500)
+        assert isinstance(refused, Denied)
+        assert await moment(store) == claims.issued
+
+    asyncio.run(go())
+
+
+def test_the_date_outlives_the_node_and_the_next_join_is_later():
+    """Also by a replica whose clock is behind the one that wrote the first."""
+
+    async def go():
+        store = MemoryStore()
+        first, _ = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", new_public(), NOW)
+        await store.txn([], [Delete(join_token.node_key("vm-1"))])
+        assert await moment(store) == first.issued
+        second, _ = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", new_public(), NOW - 60)
+        assert await moment(store) == second.issued > first.issued
+
+    asyncio.run(go())
+
+
+def test_the_earlier_hosts_token_cannot_be_repeated_once_another_host_has_joined():
+    async def go():
+        store, key = MemoryStore(), new_public()
+        old = await minted(store)
+        await join_token.consume(store, old, "vm-1", "10.0.0.1", key, NOW)
+        await store.txn([], [Delete(join_token.node_key("vm-1"))])
+        new, other = await minted(store), new_public()
+        await join_token.consume(store, new, "vm-1", "10.0.0.2", other, NOW + 1)
+        assert isinstance(await join_token.consume(store, old, "vm-1", "10.0.0.1", key, NOW + 2), Denied)
+        assert not isinstance(await join_token.consume(store, new, "vm-1", "10.0.0.2", other, NOW + 2), Denied)
+
+    asyncio.run(go())
+
+
+def test_a_record_of_a_join_that_cannot_be_read_ends_with_the_next_join():
+    async def go():
+        store, key = MemoryStore(), new_public()
+        token = await minted(store)
+        await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
+        await store.txn([], [Put(store_keys.join_of("vm-1"), b"\xff{garbage")])
+        assert await moment(store) == math.inf
+        assert isinstance(await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW), Denied)
+        claims, _ = await join_token.consume(store, await minted(store), "vm-1", "10.0.0.1", key, NOW)
+        assert await moment(store) == claims.issued < math.inf
 
     asyncio.run(go())
 
@@ -183,8 +251,8 @@ def test_a_write_whose_answer_was_lost_strands_nobody():
         with pytest.raises(Unavailable):
             await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
         assert isinstance(await join_token.consume(store, token, "vm-1", "10.0.0.1", new_public(), NOW), Denied)
-        claims, node = await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
-        assert (claims.node, node.spec.address) == ("vm-1", "10.0.0.1")
+        claims, standing = await join_token.consume(store, token, "vm-1", "10.0.0.1", key, NOW)
+        assert (claims.node, standing.node.spec.address) == ("vm-1", "10.0.0.1")
 
     asyncio.run(go())
 

@@ -55,7 +55,7 @@ def test_who_and_how(authority, held, when, method):
     key, chain = held
     proved = prove_expired(request_with(chain, key), authority.roots, DOMAIN, when)
     assert not isinstance(proved, Denied)
-    assert proved[0] == Claims("vm-1", method)
+    assert proved[0] == Claims("vm-1", method, NOW)
 
 
 @pytest.mark.parametrize("when", [NOW + 3601 + GRACE, NOW - 601])

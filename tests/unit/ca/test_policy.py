@@ -1,13 +1,15 @@
 """What a node may be given, and what it may not."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ca import policy
-from ca.policy import Claims, Denied, Grant, Lifetimes
+from ca.policy import Claims, Denied, Grant, Lifetimes, Standing
 from mesh.model import MeshConfigSpec, Metadata, Node, NodeSpec
-from tests.support.ca import DOMAIN
+from tests.support.ca import DOMAIN, NOW
 
 LIFE = Lifetimes()
 HOSTILE = (
@@ -37,8 +39,15 @@ def node(name: str = "vm-1", **spec) -> Node:
     return Node(metadata=Metadata(name=name), spec=NodeSpec(address="10.0.0.1", **spec))
 
 
-def ask(wanted: str, record: Node | None = None, name: str = "vm-1", method: policy.Method = "node_certificate"):
-    return policy.authorize(Claims(name, method), wanted, record, DOMAIN, LIFE)
+def ask(
+    wanted: str,
+    record: Node | None = None,
+    name: str = "vm-1",
+    method: policy.Method = "node_certificate",
+    issued: float = NOW,
+    since: float = 0.0,
+):
+    return policy.authorize(Claims(name, method, issued), wanted, Standing(record, since), DOMAIN, LIFE)
 
 
 def test_a_node_gets_its_own_identity_without_dns_names():
@@ -72,6 +81,23 @@ def test_the_gate_name_needs_the_role():
 def test_an_evicted_or_unknown_node_gets_nothing(wanted, method):
     assert isinstance(ask(wanted, node(evicted=True, roles=("gate",)), method=method), Denied)
     assert isinstance(ask(wanted, None, method=method), Denied)
+
+
+@pytest.mark.parametrize("wanted", ["node", "gate", "shop/web"])
+def test_a_certificate_from_before_the_last_join_is_void(wanted):
+    record = node(roles=("gate",))
+    refused = ask(wanted, record, issued=NOW - 1, since=NOW)
+    assert isinstance(refused, Denied)
+    assert "void" in refused.reason
+    assert isinstance(ask(wanted, record, issued=NOW, since=NOW), Grant)
+    assert isinstance(ask(wanted, record, issued=NOW, since=math.inf), Denied)
+
+
+@pytest.mark.parametrize("wanted", ["node", "gate"])
+def test_what_a_node_gets_is_dated_no_earlier_than_its_join(wanted):
+    grant = ask(wanted, node(roles=("gate",)), issued=NOW + 5, since=NOW + 5)
+    assert isinstance(grant, Grant)
+    assert grant.since == NOW + 5
 
 
 def test_the_record_of_another_node_is_no_help():
