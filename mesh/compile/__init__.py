@@ -9,6 +9,7 @@
    changed.
 
     view, project       NodeView and how it is made       names      every resource name, once
+    callee, standby     the part of it for calls that come in
     inbound, outbound   listeners, routes, clusters       tls        mTLS contexts, secrets
     gate                the store gate                    access     policies as RBAC
     endpoints           load assignments, spliced         http, parts  what several of them share

@@ -5,34 +5,23 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator
 
-from mesh import keys
 from mesh.compile import names
+from mesh.compile.callee import Callee, where_defined
 from mesh.compile.types import Problem
-from mesh.compile.view import Access, Frame, Inbound, NodeView, Outbound, Rule
+from mesh.compile.view import Frame, NodeView, Outbound
 from mesh.model import (
-    AuthorizationPolicy,
-    AuthorizationRule,
     GateSpec,
     Identity,
-    Instance,
-    LocalPort,
     NodeLocal,
-    Protocol,
     Ref,
-    Service,
     ServiceDefinition,
-    ServicePort,
     ServiceRef,
     Upstream,
     World,
-    selects,
-    target_port,
 )
-from mesh.model.checks import address_fault, label_fault, port_fault, principal_fault
+from mesh.model.checks import address_fault, label_fault, port_fault
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*\Z")
-
-_HTTP = frozenset({"http", "http2", "grpc"})
 
 
 def project(world: World, local: NodeLocal, previous: NodeView | None = None) -> NodeView:
@@ -69,22 +58,19 @@ class _Projection:
     def __init__(self, world: World, local: NodeLocal) -> None:
         self._world, self._local = world, local
         self._problems: list[Problem] = []
-        self._unreadable: list[Ref] = []
-        """Policies that nobody here ever could read: what they restrict is not known, so nobody passes."""
 
     def frame(self) -> Frame:
         local = self._local
         definitions = self._sound(local.definitions)
-        namespaces = {d.namespace for d in definitions}
-        services, policies = self._neighbours(namespaces)
-        self._find_unreadable(namespaces)
         roots, source = self._roots()
-        inbound = tuple(self._inbound(definitions, services, policies))
+        callee = Callee(self._world, local, definitions, self._note)
+        inbound = callee.inbound()
         outbound = tuple(self._outbound(definitions))
         gate = self._gate()
-        needed = {i.identity for i in inbound} | {o.identity for o in outbound} | ({names.GATE} if gate else set())
+        needed = callee.behind | {o.identity for o in outbound} | ({names.GATE} if gate else set())
         for name in sorted(needed - local.identities.keys()):
             self._note(None, f"identities[{name}]", "no certificate is held yet")
+        needed |= {i.identity for i in inbound}
         return Frame(
             node=local.node,
             address=local.address,
@@ -112,10 +98,10 @@ class _Projection:
         for definition in definitions:
             faults = list(definition.check())
             for fault in faults:
-                self._note(None, f"{_where(definition)}.{fault.path}", fault.reason)
+                self._note(None, f"{where_defined(definition)}.{fault.path}", fault.reason)
             key = (definition.namespace, definition.name, definition.instance)
             if key in good:
-                self._note(None, _where(definition), "defined twice; the first one counts")
+                self._note(None, where_defined(definition), "defined twice; the first one counts")
             elif not faults:
                 good[key] = definition
         return [good[key] for key in sorted(good)]
@@ -144,142 +130,6 @@ class _Projection:
             return None
         return gate
 
-    # --- what calls in ---
-
-    def _neighbours(self, namespaces: set[str]) -> tuple[list[Service], list[AuthorizationPolicy]]:
-        """Services and policies of these namespaces, by name."""
-        services: list[Service] = []
-        policies: list[AuthorizationPolicy] = []
-        for ref, found in self._world.objects.items():
-            if ref.namespace not in namespaces:
-                continue
-            if isinstance(found, Service) and not self._bad_name(ref):
-                services.append(found)
-            elif isinstance(found, AuthorizationPolicy):
-                policies.append(found)
-        return sorted(services, key=lambda s: s.ref), sorted(policies, key=lambda p: p.ref)
-
-    def _find_unreadable(self, namespaces: set[str]) -> None:
-        for key, reason in sorted(self._world.undecodable.items()):
-            ref = keys.parse(key)
-            if not isinstance(ref, Ref) or ref.kind != "AuthorizationPolicy" or ref.namespace not in namespaces:
-                continue
-            if ref not in self._world.objects:  # where an older version was read, that one stays in force
-                self._unreadable.append(ref)
-                self._note(ref, "spec", f"cannot be read, so everybody is denied in {ref.namespace}: {reason}")
-
-    def _bad_name(self, ref: Ref) -> bool:
-        fault = label_fault(ref.name)
-        if fault:
-            self._note(ref, "metadata.name", fault)
-        return bool(fault)
-
-    def _inbound(
-        self,
-        definitions: list[ServiceDefinition],
-        services: list[Service],
-        policies: list[AuthorizationPolicy],
-    ) -> Iterator[Inbound]:
-        local = self._local
-        instances = [(d, d.instance_on(local.node, local.address, mtls_port=local.mtls_port)) for d in definitions]
-        for service in services:
-            taken: set[int] = set()
-            for definition, instance in instances:
-                if selects(service, instance) and self._may_stand_behind(service, definition):
-                    yield from self._ports(service, definition, instance, policies, taken)
-
-    def _may_stand_behind(self, service: Service, definition: ServiceDefinition) -> bool:
-        if definition.account in service.spec.service_accounts:
-            return True
-        self._note(
-            service.ref,
-            "spec.serviceAccounts",
-            f"{_where(definition)} runs as {definition.account}, which is not listed: it gets no traffic for this name",
-        )
-        return False
-
-    def _ports(
-        self,
-        service: Service,
-        definition: ServiceDefinition,
-        instance: Instance,
-        policies: list[AuthorizationPolicy],
-        taken: set[int],
-    ) -> Iterator[Inbound]:
-        for index, port in enumerate(service.spec.ports):
-            have = target_port(service, port.port, instance)
-            if have is None or port_fault(port.port):
-                self._note(service.ref, f"spec.ports[{index}]", f"{_where(definition)} has no port for it")
-                continue
-            if port.port in taken:
-                self._note(service.ref, f"spec.ports[{index}]", f"{_where(definition)} is not the first behind it here")
-                continue
-            taken.add(port.port)
-            where = next(p for p in definition.ports if p.port == have.port)
-            yield Inbound(
-                service=service.service,
-                port=port.port,
-                protocol=port.protocol,
-                identity=definition.identity,
-                address=where.address,
-                target=where.port,
-                local_protocol=_local_protocol(port, where),
-                access=self._access(service, port.port, policies),
-            )
-
-    def _access(self, service: Service, port: int, policies: list[AuthorizationPolicy]) -> Access:
-        rules: dict[str, list[Rule]] = {"Deny": [], "Allow": []}
-        sources: set[Ref] = set()
-        for ref in self._unreadable:
-            if ref.namespace == service.metadata.namespace:
-                sources.add(ref)
-                rules["Deny"].append(
-                    Rule(f"{names.safe(ref.namespace)}/{names.safe(ref.name)}/unreadable", anyone=True)
-                )
-        for policy in policies:
-            if policy.metadata.namespace != service.metadata.namespace:
-                continue
-            if policy.spec.target.service not in {"", service.metadata.name}:
-                continue
-            sources.add(policy.ref)
-            for index, rule in enumerate(policy.spec.rules):
-                if not rule.ports or port in rule.ports:
-                    rules["Allow" if policy.spec.action == "Allow" else "Deny"].append(self._rule(policy, index, rule))
-        config = self._world.config
-        return Access(
-            deny=tuple(rules["Deny"]),
-            allow=tuple(rules["Allow"]),
-            default="Allow" if config and config.spec.authorization_default == "Allow" else "Deny",
-            sources=frozenset(sources),
-        )
-
-    def _rule(self, policy: AuthorizationPolicy, index: int, rule: AuthorizationRule) -> Rule:
-        """A principal that is none matches nobody, whether the rule allows or denies."""
-        base = f"spiffe://{self._local.trust_domain}/ns/"
-        principals: list[str] = []
-        namespaces: list[str] = []
-        for number, source in enumerate(rule.sources):
-            where = f"spec.rules[{index}].from[{number}]"
-            for principal in source.principals:
-                if fault := principal_fault(principal):
-                    self._note(policy.ref, f"{where}.principals", fault)
-                    continue
-                namespace, _, account = principal.partition("/")
-                full = principal.startswith("spiffe:")
-                principals.append(principal if full else f"{base}{namespace}/sa/{account}")
-            for namespace in source.namespaces:
-                if fault := label_fault(namespace):
-                    self._note(policy.ref, f"{where}.namespaces", fault)
-                    continue
-                namespaces.append(f"{base}{namespace}/")
-        name = rule.name if rule.name and not label_fault(rule.name) else str(index)
-        return Rule(
-            id=f"{names.safe(policy.metadata.namespace)}/{names.safe(policy.metadata.name)}/{name}",
-            principals=tuple(sorted(set(principals))),
-            namespaces=tuple(sorted(set(namespaces))),
-            anyone=not rule.sources or any(not s.principals and not s.namespaces for s in rule.sources),
-        )
-
     # --- what is called ---
 
     def _outbound(self, definitions: list[ServiceDefinition]) -> Iterator[Outbound]:
@@ -287,7 +137,7 @@ class _Projection:
         shared = len({d.identity for d in definitions}) > 1
         for definition in definitions:
             for index, upstream in enumerate(definition.upstreams):
-                where = f"{_where(definition)}.upstreams[{index}]"
+                where = f"{where_defined(definition)}.upstreams[{index}]"
                 if shared and not upstream.listen.startswith("unix:"):
                     # Whoever reaches a loopback port calls as its owner: another service of this host, too.
                     reason = "several identities run on this host: listen on a unix socket (unix:<path>) instead"
@@ -339,15 +189,6 @@ handshake when the CA is away. A certificate is looked at in the handshake only:
 def _connection_age(identity: Identity | None) -> int:
     life = identity.not_after - identity.not_before if identity else _AGES[0][0]
     return next((age for least, age in _AGES if life >= least), _AGES[-1][1])
-
-
-def _where(definition: ServiceDefinition) -> str:
-    return f"services[{names.safe(definition.namespace)}/{names.safe(definition.name)}]"
-
-
-def _local_protocol(port: ServicePort, local: LocalPort) -> Protocol:
-    """What the application speaks: its own word counts, if it is of the same family as the Service's."""
-    return local.protocol if local.protocol in _HTTP and port.protocol in _HTTP else port.protocol
 
 
 def _is_certificate(pem: str) -> bool:

@@ -43,7 +43,7 @@ def test_what_does_not_concern_the_host_leaves_the_frame_as_it_is():
 def test_a_service_takes_instances_by_name_or_by_labels():
     labelled = definition("api", LocalPort(port=8080, name="http"), labels={"app": "api", "v": "2"})
     canary = service("canary", target="http", accounts=["api"], selector={"app": "api"})
-    other = service("other", target="http", accounts=["api"], selector={"app": "api", "v": "1"})
+    other = service("other", target="http", accounts=["other"], selector={"app": "api", "v": "1"})
     view = project(world(service("api", target="http"), canary, other), local(labelled))
     assert [(i.service.name, i.port, i.target) for i in view.frame.inbound] == [("api", 80, 8080), ("canary", 80, 8080)]
 
