@@ -24,6 +24,8 @@ from mesh.store.protocol import Store
 _HARMLESS = frozenset(string.ascii_letters + string.digits + "-./_")
 MAX_ITEMS = 256
 """Of one SignRequest."""
+TAKEN_SECONDS = 10.0
+"""Until a host whose address another one holds may try again: by then a host that is gone has been missed."""
 
 
 class Audit(Protocol):
@@ -73,11 +75,16 @@ class Issuer:
         audit: Audit,
         *,
         about: About,
+        holder: Callable[[str, str], str],
         life: Callable[[], Lifetimes] = Lifetimes,
         limits: Limits = Limits(),
         trusted: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
-        """`trusted`: all roots of this trust domain, if more than the ones that this replica's own chains lead to."""
+        """`holder`: (address, node) -> another node that is connected from this address; empty: there is none.
+
+        `trusted`: all roots of this trust domain, if more than the ones that this replica's own chains lead to.
+        """
+        self._holder = holder
         self._store, self._authority, self._audit, self._about, self._life = store, authority, audit, about, life
         self._per_identity, self._per_node = Buckets(limits.identity), Buckets(limits.node)
         self._failures = Buckets(limits.failed_joins)
@@ -99,13 +106,7 @@ class Issuer:
         return outcome
 
     async def _join(self, request: JoinRequest, now: float) -> JoinAnswer | Denied:
-        if fault := policy.name_fault("node", request.node) or _address_fault(request.address):
-            return Denied(fault)
-        # The token first: without one, a caller costs a read and a hash, and no work for its key.
-        found = await join_token.check(self._store, request.token, request.node, now)
-        if isinstance(found, Denied):
-            return found
-        key = verify.csr(request.csr)
+        key = await self._may_join(request, now)
         if isinstance(key, Denied):
             return key
         used = await join_token.consume(self._store, request.token, request.node, request.address, key, now)
@@ -127,6 +128,20 @@ class Issuer:
             gates=self._about.gates,
             controlplanes=self._about.controlplanes,
         )
+
+    async def _may_join(self, request: JoinRequest, now: float) -> template.PublicKey | Denied:
+        """The key that is to be certified, if nothing speaks against it before the token is used up."""
+        if fault := policy.name_fault("node", request.node) or _address_fault(request.address):
+            return Denied(fault)
+        # The token first: without one, a caller costs a read and a hash, and no work for its key.
+        found = await join_token.check(self._store, request.token, request.node, now)
+        if isinstance(found, Denied):
+            return found
+        if other := self._holder(request.address, request.node):
+            # It may be the same machine under a new name, whose old agent was not missed yet: so not for ever.
+            reason = f"the address {request.address} is that of node {other}, which is connected"
+            return Denied(reason, retry_after=TAKEN_SECONDS)
+        return verify.csr(request.csr)
 
     async def sign(self, claims: Claims, request: SignRequest, now: float) -> SignAnswer | Denied:
         """Certificates for a node that TLS has identified, one outcome an item."""

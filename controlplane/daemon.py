@@ -148,6 +148,7 @@ class Node:
                 issuing.authority,
                 audit,
                 about=About(spec.trust_domain, spec.cluster, settings.gates, settings.controlplanes),
+                holder=mirror.view.holder,
                 life=self._life,
             ),
             authority=issuing,

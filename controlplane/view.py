@@ -4,6 +4,7 @@ The maps are fed by one follower (`controlplane.mirror`) and are as new as the l
 alone: whoever writes compares the revisions that were read here, so a stale view costs a retry and never a wrong write.
 """
 
+import ipaddress
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -98,6 +99,8 @@ class View:
         self._by_selector: dict[str, set[ServiceRef]] = {}
         self._in_namespace: dict[str, set[Ref]] = {}
         self._on_node: dict[str, set[Ref]] = {}
+        self._at_address: dict[str, set[str]] = {}
+        """Address -> nodes."""
         self._endpoints_of: dict[tuple[str, str], set[ServiceRef]] = {}
         self._lost: Counter[str] = Counter()
         """Node -> how many of its endpoints are marked lost. Counted as they come, for it is asked at every event."""
@@ -119,6 +122,16 @@ class View:
     def joined(self, node: str) -> float:
         """Certificates of this node that were issued before are void; all of them, if it cannot be read when it was."""
         return self._joins.get(node, 0.0)
+
+    def holder(self, address: str, node: str) -> str:
+        """Another node of this address that is connected at some replica, and not evicted; empty: none is."""
+        for name in sorted(self._at_address.get(_canonical(address), ())):
+            held = self.node(name)
+            if name == node or held is None or held.object.spec.evicted:
+                continue
+            if any(name in presence.connected for presence in self.replicas.values()):
+                return name
+        return ""
 
     def instances_on(self, node: str) -> list[Held[Instance]]:
         return [self.instances[ref] for ref in sorted(self._on_node.get(node, ()))]
@@ -208,14 +221,20 @@ class View:
             case "Instance":
                 self._set_instance(ref, obj, revision, touched)
             case _:
-                if obj is None:
-                    self.objects.pop(ref, None)
-                else:
+                before = self.objects.pop(ref, None)
+                if obj is not None:
                     self.objects[ref] = Held(obj, revision)
                 touched.config |= ref.kind == "MeshConfig"
                 touched.bundles |= ref.kind == "TrustBundle"
                 if ref.kind == "Node":
                     touched.nodes.add(ref.name)
+                    self._index_address(ref.name, before.object if before else None, obj)
+
+    def _index_address(self, name: str, before: Object | None, after: Object | None) -> None:
+        if isinstance(before, Node):
+            _discard(self._at_address, _canonical(before.spec.address), name)
+        if isinstance(after, Node):
+            self._at_address.setdefault(_canonical(after.spec.address), set()).add(name)
 
     def _set_service(self, name: ServiceRef, service: Object | None, revision: Revision, touched: Touched) -> None:
         touched.services.add(name)
@@ -269,6 +288,16 @@ class View:
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def _canonical(address: str) -> str:
+    """One text for all ways to write an IP address."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return str(mapped or ip)
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

@@ -1,8 +1,9 @@
 """What the tests of the CA share: a clock that stands still, hostile CSRs, an audit that remembers, whole set-ups."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -72,8 +73,15 @@ def make_issuer(
     records: Records,
     limits: Limits = LIMITS,
     life: Callable[[], Lifetimes] = Lifetimes,
+    connected: Mapping[str, str] = MappingProxyType({}),
 ) -> Issuer:
-    return Issuer(store, authority, records, about=ABOUT, life=life, limits=limits)
+    """`connected`: address -> the node that is connected from it."""
+
+    def holder(address: str, node: str) -> str:
+        other = connected.get(address, "")
+        return other if other != node else ""
+
+    return Issuer(store, authority, records, about=ABOUT, holder=holder, life=life, limits=limits)
 
 
 async def mint(store: Store, authority: Authority, node: str = "vm-1", now: float = NOW, ttl: float = 600.0, **more):

@@ -40,11 +40,15 @@ DAY = 86400.0
 class Ca:
     """A store, a real authority and the issuer on top."""
 
-    def __init__(self, tmp_path, *, limits: Limits = Limits(), lie: str = "", life: Lifetimes = Lifetimes()) -> None:
+    def __init__(
+        self, tmp_path, *, limits: Limits = Limits(), lie: str = "", life: Lifetimes = Lifetimes(), connected=None
+    ) -> None:
         self.store, self.records = MemoryStore(), Records()
         self.authority = make_authority(tmp_path, life=life)
         signer = LyingAuthority(self.authority, lie) if lie else self.authority
-        self.issuer = make_issuer(self.store, signer, self.records, limits, life=lambda: life)
+        self.issuer = make_issuer(
+            self.store, signer, self.records, limits, life=lambda: life, connected=connected or {}
+        )
 
     async def start(self):
         await self.authority.start()
@@ -156,6 +160,40 @@ def test_impossible_addresses_are_refused(tmp_path, address):
         assert isinstance(await ca.join(address=address), Denied)
 
     run(tmp_path, scenario)
+
+
+def test_the_address_of_a_connected_node_is_not_given_to_another_and_the_token_stays_good(tmp_path):
+    connected = {"10.0.0.1": "vm-7"}
+
+    async def scenario(ca):
+        minted = (await mint(ca.store, ca.authority)).token
+        revision = await ca.store.revision()
+        refused = await ca.join(token=minted)
+        assert isinstance(refused, Denied)
+        assert ("10.0.0.1" in refused.reason, "vm-7" in refused.reason, refused.retry_after > 0) == (True, True, True)
+        assert minted.split(".")[2] not in refused.reason
+        assert await ca.store.revision() == revision
+        assert ca.records.last() == {
+            "allowed": False,
+            "node": "vm-1",
+            "peer": "192.0.2.1",
+            "reason": refused.reason,
+        }
+        assert isinstance(await ca.join(token=minted, address="10.0.0.2"), JoinAnswer)
+        connected.clear()
+        assert isinstance(await ca.join(node="vm-2"), JoinAnswer)
+
+    run(tmp_path, scenario, connected=connected)
+
+
+def test_without_a_good_token_nobody_learns_whose_an_address_is(tmp_path):
+    async def scenario(ca):
+        guess = f"hf1.{'0' * 16}.{'A' * 43}.{'0' * 32}"
+        refused = await ca.join(token=guess)
+        assert isinstance(refused, Denied)
+        assert "vm-7" not in refused.reason
+
+    run(tmp_path, scenario, connected={"10.0.0.1": "vm-7"})
 
 
 def test_a_batch_has_one_outcome_an_item_and_one_bad_item_stops_no_other(tmp_path):

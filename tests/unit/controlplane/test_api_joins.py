@@ -1,6 +1,7 @@
 """A host that joins voids what an earlier host held under its name, at every door of the API."""
 
 import asyncio
+import contextlib
 import time
 
 import aiohttp
@@ -8,11 +9,13 @@ import pytest
 
 from ca import keys as ca_keys
 from ca.joins import Join
+from ca.signer.memory import MemorySigner
+from controlplane.setup import InitOptions, init_store
 from mesh import codec, keys
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
-from tests.unit.controlplane.harness import SERVER_NAME, mesh
+from tests.unit.controlplane.harness import DOMAIN, SERVER_NAME, mesh, replica, settings_for
 
 
 async def join(cp, tmp_path, name="n1", **more):
@@ -144,3 +147,78 @@ def test_the_leader_removes_records_that_can_void_nothing_any_more(tmp_path):
             await aeventually(left)
 
     asyncio.run(run())
+
+
+async def tries(cp, name, address):
+    """A host asks to join with a good token: status and words of the answer."""
+    _, made = await cp.call("POST", "/v1/tokens", {"node": name, "ttlSeconds": 60})
+    body = {"token": made["token"], "node": name, "address": address, "csr": ca_keys.new_csr(ca_keys.new_key())}
+    status, answer = await cp.call("POST", "/v1/join", body, token=None)
+    return status, answer.get("error", "")
+
+
+@contextlib.asynccontextmanager
+async def connected(cp, name, address):
+    """A node of this address whose uplink is open; every replica has heard of it."""
+    await cp.add_node(name, address=address)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=cp.node_tls(name))) as session,
+        session.ws_connect(cp.url + "/v1/uplink", server_hostname=SERVER_NAME) as ws,
+    ):
+        await aeventually(lambda: _present(cp, name))
+        yield ws
+
+
+async def _present(cp, name):
+    return any(name in presence.connected for presence in cp.context.mirror.view.replicas.values())
+
+
+def test_the_address_of_a_node_that_is_connected_anywhere_cannot_be_joined_with(tmp_path):
+    async def run():
+        store, signer = MemoryStore(), MemorySigner(DOMAIN, clock=time.time)
+        made = await init_store(store, signer, InitOptions(trust_domain=DOMAIN), time.time())
+        async with (
+            replica(store, signer, settings_for(tmp_path, "cp1"), made.admin_token) as one,
+            replica(store, signer, settings_for(tmp_path, "cp2"), made.admin_token) as two,
+        ):
+            await two.add_node("stale", address="10.0.0.8")
+            async with connected(one, "n1", "10.0.0.1"), connected(one, "n6", "fd00::1"):
+                await aeventually(lambda: _present(two, "n6"))
+                for address in ("10.0.0.1", "::ffff:10.0.0.1", "FD00:0::1"):
+                    status, error = await tries(two, "n2", address)
+                    assert (status, address in error) == (429, True), error
+                    assert error in two.audit_text()
+                assert (await tries(two, "n1", "10.0.0.1"))[0] == 200  # its own
+                assert (await tries(two, "n2", "10.0.0.8"))[0] == 200  # nobody is there
+                await two.add_node("n6", address="fd00::1", evicted=True)
+                await aeventually(lambda: _evicted(two, "n6"))
+                assert (await tries(two, "n3", "fd00::1"))[0] == 200
+            await one.add_node("n1", address="10.0.0.1")
+            await aeventually(lambda: _gone(two, "n1"))
+            assert (await tries(two, "n4", "10.0.0.1"))[0] == 200
+
+    asyncio.run(run())
+
+
+async def _evicted(cp, name):
+    return cp.context.mirror.view.node(name).object.spec.evicted
+
+
+async def _gone(cp, name):
+    return not await _present(cp, name)
+
+
+def test_a_node_that_moves_leaves_its_address_to_others(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp, connected(cp, "n1", "10.0.0.1"):
+            assert (await tries(cp, "n2", "10.0.0.1"))[0] == 429
+            await cp.add_node("n1", address="10.0.0.3")
+            await aeventually(lambda: _moved(cp))
+            assert (await tries(cp, "n2", "10.0.0.1"))[0] == 200
+            assert (await tries(cp, "n3", "10.0.0.3"))[0] == 429
+
+    asyncio.run(run())
+
+
+async def _moved(cp):
+    return cp.context.mirror.view.node("n1").object.spec.address == "10.0.0.3"
