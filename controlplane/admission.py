@@ -10,18 +10,17 @@ An object that is as it was causes no write. Everything that the decision stood 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 
+from controlplane import history
 from controlplane.commit import Transaction, declare
+from controlplane.history import Action, Change, Mark
 from controlplane.view import Held
 from mesh import codec, keys
 from mesh.model import CLUSTER_SINGLETON, KINDS, Frozen, MeshConfig, Object, Ref, Revision, Violation
 from mesh.store.protocol import Compare, Delete, Item, Op, Put
 from mesh.validate import validate, validate_all
-
-Action = Literal["created", "configured", "unchanged", "deleted"]
 
 DEFAULT_NAMESPACE = "default"
 """Needs no Namespace object."""
@@ -69,9 +68,12 @@ class State:
     current: Mapping[Ref, Held[Object]]
     unreadable: Mapping[Ref, Revision] = field(default_factory=dict)
     """Values that no reader understands: they may be replaced or deleted, as whatever they are."""
+    raw: Mapping[Ref, bytes] = field(default_factory=dict)
+    """All these values as they are stored, readable or not."""
     contents: Mapping[str, Sequence[Ref]] = field(default_factory=dict)
     """Namespace -> objects in it, of those that are to be deleted."""
     deletions: Item | None = None
+    epoch: str = ""
 
     def revision(self, ref: Ref) -> Revision:
         held = self.current.get(ref)
@@ -83,6 +85,7 @@ class Plan:
     results: tuple[Result, ...]
     transaction: Transaction | None
     """None: nothing changes."""
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +181,9 @@ def emptied(intent: Intent) -> tuple[str, ...]:
 
 
 def plan(
-    intent: Intent, state: State, *, author: str, now: float, new_uid: Callable[[], str], limits: Limits
+    intent: Intent, state: State, *, mark: Mark, new_uid: Callable[[], str], limits: Limits
 ) -> Plan | Invalid | Conflicts:
-    """One transaction for all of it."""
+    """One transaction for all of it, with its entry in the history."""
     if stale := [str(ref) for ref, version in _versions(intent) if version and version != str(state.revision(ref))]:
         return Conflicts(tuple(stale))
     existing = {ref: held.object for ref, held in state.current.items()}
@@ -190,13 +193,16 @@ def plan(
         return Invalid(tuple(faults))
     draft = _Draft(state)
     for obj in intent.objects:
-        draft.put(obj, now, new_uid)
+        draft.put(obj, mark.moment, new_uid)
     for removal in intent.removals:
         draft.delete(removal.ref)
     if not draft.ops:
         return Plan(tuple(draft.results), None)
-    transaction = declare(
-        author, [Compare(key, revision) for key, revision in draft.compares.items()], draft.ops, state.deletions
+    transaction = _with_entry(
+        declare(mark.author, [Compare(*pair) for pair in draft.compares.items()], draft.ops, state.deletions),
+        draft.changes,
+        mark,
+        limits,
     )
     count = max(len(transaction.ops), len(transaction.compares))
     if count > limits.ops or transaction.size > limits.size:
@@ -205,7 +211,13 @@ def plan(
             f" {limits.ops} and {limits.size}. Nothing was written: split the call"
         )
         return Invalid((Violation(path="", reason=reason),))
-    return Plan(tuple(draft.results), transaction)
+    return Plan(tuple(draft.results), transaction, tuple(draft.changes))
+
+
+def _with_entry(transaction: Transaction, changes: Sequence[Change], mark: Mark, limits: Limits) -> Transaction:
+    entry = history.record(mark, changes, limits.size - transaction.size)
+    # A name that is taken is a conflict like any other: the next attempt has another one.
+    return Transaction((*transaction.compares, Compare(entry[0].key, Revision(0))), (*transaction.ops, *entry))
 
 
 def _versions(intent: Intent) -> Iterable[tuple[Ref, str]]:
@@ -240,6 +252,7 @@ class _Draft:
         self.compares: dict[str, Revision] = {}
         self.ops: list[Op] = []
         self.results: list[Result] = []
+        self.changes: list[Change] = []
 
     def put(self, obj: Object, now: float, new_uid: Callable[[], str]) -> None:
         held = self._state.current.get(obj.ref)
@@ -260,8 +273,7 @@ class _Draft:
         self._rely(obj.ref)
         self._rely_on_namespace(obj.ref)
         self.ops.append(Put(keys.key_for(obj.ref), raw))
-        existed = bool(self._state.revision(obj.ref))
-        self.results.append(Result(object=str(obj.ref), action="configured" if existed else "created"))
+        self._changed(obj.ref, "configured" if self._state.revision(obj.ref) else "created", raw)
 
     def delete(self, ref: Ref) -> None:
         if not self._state.revision(ref):
@@ -269,7 +281,11 @@ class _Draft:
             return
         self._rely(ref)
         self.ops.append(Delete(keys.key_for(ref)))
-        self.results.append(Result(object=str(ref), action="deleted"))
+        self._changed(ref, "deleted", None)
+
+    def _changed(self, ref: Ref, action: Action, after: bytes | None) -> None:
+        self.results.append(Result(object=str(ref), action=action))
+        self.changes.append(Change(ref, action, self._state.raw.get(ref), after))
 
     def _rely(self, ref: Ref) -> None:
         self.compares[keys.key_for(ref)] = self._state.revision(ref)

@@ -18,6 +18,7 @@ from controlplane.admission import (
     plan,
     read,
 )
+from controlplane.history import Mark, Source, name_of
 from controlplane.view import Held
 from mesh import codec, keys
 from mesh.model import KINDS, Object, Ref, Revision
@@ -40,7 +41,13 @@ class Applier:
         self._store, self._limits, self._wall = store, limits, wall
 
     async def apply(
-        self, documents: Sequence[object], removals: Sequence[Removal], *, author: str, dry_run: bool = False
+        self,
+        documents: Sequence[object],
+        removals: Sequence[Removal],
+        *,
+        author: str,
+        source: Source,
+        dry_run: bool = False,
     ) -> Applied | Invalid | Conflicts:
         """All of it in one transaction, or nothing and why.
 
@@ -53,9 +60,9 @@ class Applier:
             return intent
         for _ in range(ATTEMPTS):
             state = await self._state(intent)
-            outcome = plan(
-                intent, state, author=author, now=self._wall(), new_uid=lambda: str(uuid.uuid4()), limits=self._limits
-            )
+            now = self._wall()
+            mark = Mark(name_of(now, uuid.uuid4().hex[:8]), author, now, source, state.epoch)
+            outcome = plan(intent, state, mark=mark, new_uid=lambda: str(uuid.uuid4()), limits=self._limits)
             if isinstance(outcome, Invalid | Conflicts):
                 return outcome
             if dry_run or outcome.transaction is None:
@@ -70,18 +77,21 @@ class Applier:
     async def _state(self, intent: Intent) -> State:
         current: dict[Ref, Held[Object]] = {}
         unreadable: dict[Ref, Revision] = {}
+        raw: dict[Ref, bytes] = {}
         for refs in batched(needs(intent), READS):
             items = await self._store.get_many([keys.key_for(ref) for ref in refs])
             for ref, item in zip(refs, items, strict=True):
                 if item is None:
                     continue
+                raw[ref] = item.value
                 try:
                     current[ref] = Held(codec.decode(ref.kind, item.value), item.revision)
                 except codec.Undecodable:
                     unreadable[ref] = item.revision
         contents = {namespace: await self._contents(namespace) for namespace in emptied(intent)}
         deletions = await self._store.get(keys.DELETIONS) if intent.removals else None
-        return State(current, unreadable, contents, deletions)
+        epoch = await self._store.get(keys.EPOCH)
+        return State(current, unreadable, raw, contents, deletions, codec.epoch(epoch.value) if epoch else "")
 
     async def _contents(self, namespace: str) -> list[Ref]:
         found: list[Ref] = []

@@ -97,6 +97,8 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("DELETE", "/v1/objects/{plural}/{namespace}/{name}"): _WRITE,
     ("POST", "/v1/apply"): _WRITE,
     ("GET", "/v1/watch/{plural}"): _READ,
+    ("GET", "/v1/history"): _READ,
+    ("GET", "/v1/history/{entry}"): _READ,
     ("GET", "/v1/status"): _READ,
     ("GET", "/v1/proxies"): _PROXIES,
     ("GET", "/v1/proxies/{node}"): _PROXIES,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from controlplane.election import Election
+from controlplane.history import surplus
 from controlplane.liveness import Liveness
 from controlplane.mirror import Mirror
 from controlplane.registry import Plan, pack, plan_remove, plan_service
@@ -76,6 +77,18 @@ def plan_expired(items: tuple[Item, ...], now: float) -> tuple[Plan, ...]:
             part = Plan()
             part.change(Delete(item.key), item.revision)
             parts.append(part)
+    return tuple(parts)
+
+
+def plan_history(index: tuple[Item, ...], now: float) -> tuple[Plan, ...]:
+    """Entries of the history that are too many or too old, each with its objects."""
+    parts: list[Plan] = []
+    for item in surplus(index, now):
+        part = Plan()
+        part.change(Delete(item.key), item.revision)
+        objects = keys.HISTORY_OBJECTS + item.key.removeprefix(keys.HISTORY_INDEX)
+        part.ops[objects] = Delete(objects)
+        parts.append(part)
     return tuple(parts)
 
 
@@ -175,6 +188,7 @@ class Reconciler:
     async def _sweep(self, fence: Compare) -> None:
         for prefix in (keys.TOKENS, keys.OPERATORS, keys.JOINS):
             await self._write(plan_expired((await self._store.list(prefix)).items, self._wall()), fence)
+        await self._write(plan_history((await self._store.list(keys.HISTORY_INDEX)).items, self._wall()), fence)
 
     async def _write(self, parts: tuple[Plan, ...], fence: Compare) -> None:
         for plan in pack(parts, self._limit):

@@ -10,7 +10,9 @@
         imports/<peer>/...
     /holdfast/v1/private/                  control-plane nodes only
         objects/<Kind>/<ns>/<name>         Node, Instance
-        tokens/<id>, joins/<node>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>, history/<revision>
+        tokens/<id>, joins/<node>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>
+        history/index/<entry>              who changed which objects when; an entry's name sorts by time
+        history/objects/<entry>            these objects before and after
 
 A cluster-scoped kind has `_` for its namespace. Names are checked before they get here (mesh.validate), and `key_for`
 refuses what could leave its own place: an empty part, `/`, `.` and `..`.
@@ -39,6 +41,8 @@ CA = PRIVATE + "ca/"
 ELECTIONS = PRIVATE + "elections/"
 REPLICAS = PRIVATE + "replicas/"
 HISTORY = PRIVATE + "history/"
+HISTORY_INDEX = HISTORY + "index/"
+HISTORY_OBJECTS = HISTORY + "objects/"
 
 CLUSTER_SCOPE = "_"
 

@@ -11,6 +11,7 @@ from controlplane.admission import Conflicts, Invalid, Removal
 from controlplane.api.answers import ApiError, answer, strict, tree
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.applier import Applied
+from controlplane.history import Source
 from mesh import codec, keys
 from mesh.model import KINDS, Endpoint, Frozen, Instance, Object, Ref, Service, Violation, kind_named
 from mesh.store.protocol import Item
@@ -142,7 +143,7 @@ async def put(request: web.Request) -> web.Response:
     ref, document = ref_of(request), await tree(request)
     _key(ref)
     _same(ref, document)
-    done = await _apply(request, ApplyRequest(objects=(document,)))
+    done = await _apply(request, ApplyRequest(objects=(document,)), "put")
     item = await request.app[CONTEXT].store.get(keys.key_for(ref))
     if item is None:
         raise ApiError(409, f"{ref} was deleted by somebody else meanwhile")
@@ -172,20 +173,20 @@ async def delete(request: web.Request) -> web.Response:
     _key(ref)
     version = request.query.get("resourceVersion", "")
     removal = Removal(kind=ref.kind, namespace=ref.namespace, name=ref.name, resource_version=version)
-    done = await _apply(request, ApplyRequest(delete=(removal,)))
+    done = await _apply(request, ApplyRequest(delete=(removal,)), "delete")
     if done.results[0].action != "deleted":
         raise ApiError(404, f"there is no {ref}")
     return answer(_body(done))
 
 
 async def apply(request: web.Request) -> web.Response:
-    return answer(_body(await _apply(request, await strict(request, ApplyRequest))))
+    return answer(_body(await _apply(request, await strict(request, ApplyRequest), "apply")))
 
 
-async def _apply(request: web.Request, wanted: ApplyRequest) -> Applied:
+async def _apply(request: web.Request, wanted: ApplyRequest, source: Source) -> Applied:
     context, caller = request.app[CONTEXT], request[CALLER]
     outcome = await context.applier.apply(
-        wanted.objects, wanted.delete, author=f"operator:{caller.name}", dry_run=wanted.dry_run
+        wanted.objects, wanted.delete, author=f"operator:{caller.name}", source=source, dry_run=wanted.dry_run
     )
     match outcome:
         case Invalid(violations):

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Row] = {
     "describe": Row(HERE + "describe:describe", "Show an object and what belongs to it."),
     "delete": Row(HERE + "delete:delete", "Delete objects."),
     "watch": Row(HERE + "watch:watch", "Show changes as they happen."),
+    "history": Row(HERE + "history:history", "Show who changed what, and when."),
     "status": Row(HERE + "status:status", "Show the state of the mesh and its control plane."),
     "proxy": Row(HERE + "proxy:proxy", "Show what the proxies have applied and hold."),
     "backup": Row(HERE + "backup:backup", "Save the mesh's state to a file."),

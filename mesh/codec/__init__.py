@@ -17,6 +17,7 @@ from mesh.codec.wire import (
     decode_struct,
     encode,
     encode_struct,
+    epoch,
     to_document,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "decode_struct",
     "encode",
     "encode_struct",
+    "epoch",
     "load_json",
     "load_yaml",
     "to_document",

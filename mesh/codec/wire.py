@@ -93,7 +93,7 @@ def changes(events: Iterable[StoredEvent]) -> tuple[w.Change, ...]:
     return tuple(change for event in events if (change := _change(event)) is not None)
 
 
-def _epoch(raw: bytes) -> str:
+def epoch(raw: bytes) -> str:
     """A JSON string; any other text serves as well, since epochs are only compared."""
     try:
         return msgspec.json.decode(raw, type=str)
@@ -103,7 +103,7 @@ def _epoch(raw: bytes) -> str:
 
 def _change(event: StoredEvent) -> w.Change | None:
     if event.key == keys.EPOCH:
-        return w.EpochChanged(_epoch(event.value)) if event.value else None
+        return w.EpochChanged(epoch(event.value)) if event.value else None
     match keys.parse(event.key):
         case keys.EndpointKey(service, instance) as place:
             if event.value is None:

@@ -233,3 +233,28 @@ def test_init_mesh_tells_everything_that_is_wrong_with_the_settings(tmp_path):
     assert done.exit_code == Exit.USAGE
     assert "extra: unknown field" in done.stderr
     assert "etcd: is missing" in done.stderr
+
+
+def test_history_lists_changes_and_shows_one_as_a_diff(tmp_path):
+    async def work(cli: Cli):
+        assert "the history is empty" in (await cli("history")).stderr
+        await cli("apply", "-f", cli.file("shop.yaml", namespace(), service()))
+        await cli("apply", "-f", cli.file("new.yaml", service(serviceAccounts=["other"])))
+        listed = await cli("history")
+        assert listed.exit_code == 0, listed.output
+        assert "Namespace shop created, Service shop/api created" in listed.stdout
+        newest = listed.stdout.splitlines()[1].split()
+        assert newest[2:5] == ["admin", "Service", "shop/api"]
+        shown = await cli("history", "show", newest[-2])
+        assert shown.exit_code == 0, shown.output
+        assert "-  - api" in shown.stdout
+        assert "+  - other" in shown.stdout
+        assert "generation" not in shown.stdout
+        document = json.loads((await cli("history", "show", newest[-1], "-o", "json")).stdout)
+        assert document["objects"][0]["after"]["metadata"]["generation"] == 2
+        some = await cli("history", "--object", "ns/shop", "-o", "json")
+        assert len(json.loads(some.stdout)["items"]) == 1
+        assert (await cli("history", "--object", "svc/api")).exit_code == Exit.USAGE
+        assert (await cli("history", "show", "99999")).exit_code == Exit.NOT_FOUND
+
+    operate(tmp_path, work)
