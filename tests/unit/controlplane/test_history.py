@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlplane import history
+from controlplane.backup import dump, restore
 from controlplane.history import Change, Mark, Summary, name_of, record, surplus
 from controlplane.reconcile import plan_history
 from mesh import codec, keys
 from mesh.model import Ref, Revision
+from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Delete, Item, Put
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import mesh, namespace, service
@@ -198,17 +200,25 @@ def test_an_entry_that_cannot_be_read_hides_no_other(tmp_path):
     asyncio.run(run())
 
 
-def test_after_a_restore_old_entries_have_no_revision(tmp_path):
+def test_it_is_part_of_a_backup_and_has_no_revisions_after_a_restore(tmp_path):
     async def run():
         async with mesh(tmp_path) as cp:
             _, done = await cp.apply(namespace())
-            await cp.store.txn((), (Put(keys.EPOCH, b'"another"'),))
+            lines = list(await dump(cp.store, cluster="c", trust_domain="mesh.test", now=NOW))
+            fresh = MemoryStore()
+            await restore(fresh, lines, overwrite=False, author="test", new_epoch="another")
+            assert await _values(fresh) == await _values(cp.store)
+            await restore(cp.store, lines, overwrite=True, author="test", new_epoch="another")
             _, found = await cp.call("GET", "/v1/history")
             assert found["items"][0]["revision"] == 0
             assert (await cp.call("GET", f"/v1/history/{done['revision']}"))[0] == 404
             assert (await cp.call("GET", f"/v1/history/{found['items'][0]['id']}"))[0] == 200
 
     asyncio.run(run())
+
+
+async def _values(store) -> list[tuple[str, bytes]]:
+    return [(i.key, i.value) for i in (await store.list(keys.HISTORY)).items]
 
 
 def test_the_leader_trims_it(tmp_path):
