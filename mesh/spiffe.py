@@ -69,6 +69,8 @@ def parse(text: str) -> SpiffeId:
 
 def build(trust_domain: str, *segments: str) -> SpiffeId:
     """The id of these segments, checked."""
+    if any("/" in s for s in segments):
+        raise SpiffeError("a path segment may not hold a slash")
     return parse(f"spiffe://{trust_domain}" + "".join("/" + s for s in segments))
 
 

@@ -1,7 +1,7 @@
 """SPIFFE ids. Source of the table: spiffe/spiffe, standards/SPIFFE-ID.md, sections 2.1 to 2.4."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh import spiffe
@@ -102,6 +102,7 @@ def test_parsing_gives_an_id_that_reads_the_same_or_a_spiffe_error(text: str):
 
 
 @given(st.text(max_size=10), st.text(max_size=10))
+@example("shop", "api/other")
 def test_no_name_leaves_its_own_segment(namespace: str, account: str):
     """However hostile, a name gives the identity with exactly this name, or none."""
     try:
