@@ -18,7 +18,7 @@ from mesh import keys
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import DOMAIN, SEAL_KEY, mesh, namespace
 
-PARTS = {"{plural}": "services", "{namespace}": "shop", "{name}": "api", "{node}": "n1"}
+PARTS = {"{plural}": "services", "{namespace}": "shop", "{name}": "api", "{node}": "n1", "{entry}": "1"}
 
 
 def path_for(route: str) -> str:
