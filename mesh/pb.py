@@ -42,6 +42,7 @@ from envoy.config.rbac.v3.rbac_pb2 import Action as RbacAction
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
+    RateLimit,
     RetryPolicy,
     Route,
     RouteAction,
@@ -51,6 +52,7 @@ from envoy.config.route.v3.route_components_pb2 import (
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
+from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import LocalRateLimitDescriptor, RateLimitDescriptor
 from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
@@ -67,6 +69,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.extensions.matching.common_inputs.ssl.v3.ssl_inputs_pb2 import UriSanInput
+from envoy.extensions.rate_limit_descriptors.expr.v3.expr_pb2 import Descriptor as DescriptorExpression
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
@@ -83,6 +86,7 @@ from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
+from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, EncodeError, Message
@@ -189,6 +193,7 @@ __all__ = [
     "DecodeError",
     "DeltaDiscoveryRequest",
     "DeltaDiscoveryResponse",
+    "DescriptorExpression",
     "DirectResponseAction",
     "DownstreamTlsContext",
     "Duration",
@@ -217,6 +222,7 @@ __all__ = [
     "Listener",
     "ListenerFilter",
     "LocalRateLimit",
+    "LocalRateLimitDescriptor",
     "LocalReplyConfig",
     "LocalityLbEndpoints",
     "Matcher",
@@ -228,6 +234,8 @@ __all__ = [
     "Pipe",
     "PreviousHostsPredicate",
     "RBACPerRoute",
+    "RateLimit",
+    "RateLimitDescriptor",
     "RbacAction",
     "RbacRules",
     "Rds",
@@ -256,6 +264,7 @@ __all__ = [
     "TlsCertificate",
     "TlsInspector",
     "TlsParameters",
+    "TokenBucket",
     "TrafficDirection",
     "TransportSocket",
     "TypedExtensionConfig",

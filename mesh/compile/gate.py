@@ -1,7 +1,7 @@
 """The store gate: etcd's Range and Watch for agents, and nothing else of etcd for anybody."""
 
 from mesh import pb
-from mesh.compile import access, http, names, tls
+from mesh.compile import access, http, names, ratelimit, tls
 from mesh.compile.inbound import HANDSHAKE_SECONDS
 from mesh.compile.parts import (
     CONNECT_SECONDS,
@@ -26,11 +26,20 @@ MAX_CONNECTIONS = 20_000
 MAX_STREAMS = 64
 """Of one connection. An agent needs a handful: its watches, and the pages of a list."""
 
+_IDLE_SECONDS = 60.0
+"""Connections are a thing that one node can take from others. A new one costs an agent some milliseconds."""
+
+_READ_SECONDS = 60.0
+"""The longest that a read may take, its request included: a page of a list over a slow link."""
+
 _PATIENCE_SECONDS = 1.0
 """A read that has no answer by then is asked of another member as well, and the first answer counts."""
 
-# Of one connection: an agent that lists everything again after a loss needs some hundred requests, then hardly any.
-_BURST, _PER_SECOND = 1000, 100
+# Of one node. An agent that lists everything again after a loss needs some hundred requests, then hardly any.
+READS = ratelimit.Bucket(burst=1000, per_second=100)
+# It watches once; again when what it follows is another, and every few seconds while the store is away.
+WATCHES = ratelimit.Bucket(burst=60, per_second=1, path=WATCH)
+MOST_NODES = 20_000
 
 
 def listener(frame: Frame, spec: GateSpec) -> pb.Listener:
@@ -70,6 +79,7 @@ def _manager(frame: Frame) -> pb.Filter:
             replies=(http.denial_reply(),),
             grpc=True,
             http2_only=True,
+            idle_seconds=_IDLE_SECONDS,
             stream_idle_seconds=0,  # a watch may be quiet for days; pings tell whether its client lives
             max_streams=MAX_STREAMS,
         )
@@ -77,22 +87,8 @@ def _manager(frame: Frame) -> pb.Filter:
 
 
 def _rate_limit() -> pb.HttpFilter:
-    whole = pb.RuntimeFractionalPercent(
-        default_value=pb.FractionalPercent(numerator=100, denominator=pb.FractionalPercent.HUNDRED)
-    )
-    limit = pb.LocalRateLimit(
-        stat_prefix=names.GATE,
-        token_bucket={
-            "max_tokens": _BURST,
-            "tokens_per_fill": pb.uint32(_PER_SECOND),
-            "fill_interval": pb.duration(1),
-        },
-        filter_enabled=whole,
-        filter_enforced=whole,
-        local_rate_limit_per_downstream_connection=True,
-        rate_limited_as_resource_exhausted=True,
-    )
-    return http_filter("envoy.filters.http.local_ratelimit", limit)
+    limit = ratelimit.per_caller(names.GATE, READS, WATCHES, most=MOST_NODES)
+    return http_filter(ratelimit.FILTER, limit)
 
 
 def route() -> pb.RouteConfiguration:
@@ -111,6 +107,7 @@ def _reads(retry: pb.RetryPolicy) -> pb.Route:
     retry.per_try_timeout.CopyFrom(pb.duration(_PATIENCE_SECONDS))
     found = http.to_cluster(names.GATE_CLUSTER, retry)
     found.match.path = RANGE
+    found.route.max_stream_duration.max_stream_duration.CopyFrom(pb.duration(_READ_SECONDS))
     # The first try goes on: a slow answer is as good as any.
     found.route.hedge_policy.hedge_on_per_try_timeout = True
     return found

@@ -31,6 +31,8 @@ class Manager:
     grpc: bool = False
     http2_only: bool = False
     stream_idle_seconds: float = STREAM_IDLE_SECONDS
+    idle_seconds: float = 3600.0
+    """How long a connection without a stream is kept."""
     max_streams: int = 1024
 
 
@@ -42,7 +44,7 @@ def manager(spec: Manager) -> pb.Filter:
         http_filters=[*spec.filters, _router()],
         access_log=[spec.log],
         common_http_protocol_options=pb.HttpProtocolOptions(
-            idle_timeout=pb.duration(3600),
+            idle_timeout=pb.duration(spec.idle_seconds),
             max_headers_count=pb.uint32(128),
             headers_with_underscores_action=_underscores(spec),
         ),

@@ -2,61 +2,22 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import NamedTuple
 
-import grpc
 import grpc.aio
 import pytest
 
-from controlplane.demo.process import free_port
-from mesh.model import GateSpec, Identity
+from mesh.model import Identity
 from mesh.store.errors import StoreError
 from mesh.store.etcd import EtcdStore, Tls
-from mesh.store.protocol import Put
-from tests.integration.compile.hosts import Background, Host
-from tests.support.meshes import TestCa, config, local, world
-from tests.support.servers import etcd
+from tests.integration.compile.gates import KEY, Gate, running_gate
 
 pytestmark = pytest.mark.real
-
-KEY = "/holdfast/v1/mesh/objects/Service/shop/api"
-
-
-class Gate(NamedTuple):
-    ca: TestCa
-    host: Host
-    place: str
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    folder, ca, background = tmp_path_factory.mktemp("gate"), TestCa(), Background()
-    with etcd(folder / "etcd") as cluster:
-
-        async def fill() -> None:
-            store = cluster.store()
-            await store.txn([], [Put(KEY, b"{}")])
-            await store.close()
-
-        asyncio.run(fill())
-        place = f"127.0.0.1:{free_port()}"
-        pki = cluster.pki
-        spec = GateSpec(
-            listen=place,
-            etcd=cluster.endpoints,
-            etcd_ca=str(pki / "ca.pem"),
-            etcd_cert=str(pki / "holdfast-gate.pem"),
-            etcd_key=str(pki / "holdfast-gate-key.pem"),
-        )
-        host = Host("gate", folder, background)
-        try:
-            mine = ca.identity("/node/gate-1", dns="gate.holdfast")
-            more = {"bundle_roots": (ca.root,), "access_log": str(host.log)}
-            host.publish(world(config()), local(identities={"gate": mine}, gate=spec, **more))
-            yield Gate(ca, host, place)
-        finally:
-            host.close()
-            background.close()
+    with running_gate(tmp_path_factory.mktemp("gate")) as found:
+        yield found
 
 
 def read(gate: Gate, mine: Identity) -> bytes:
@@ -76,11 +37,7 @@ def refusal(gate: Gate, mine: Identity, method: str, **metadata: str) -> str:
     """What a call of this method is told; '' if it is let through."""
 
     async def ask() -> str:
-        credentials = grpc.ssl_channel_credentials(
-            gate.ca.root.encode(), mine.key_pem.encode(), mine.chain_pem.encode()
-        )
-        name = (("grpc.ssl_target_name_override", "gate.holdfast"),)
-        async with grpc.aio.secure_channel(gate.place, credentials, options=name) as channel:
+        async with gate.channel(mine) as channel:
             try:
                 await channel.unary_unary(method)(b"\x0a\x01a", timeout=10, metadata=tuple(metadata.items()))
             except grpc.aio.AioRpcError as exc:

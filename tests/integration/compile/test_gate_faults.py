@@ -4,99 +4,43 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from aetcd.rpc import rpc_pb2 as rpc
 
-from controlplane.demo.etcd_cluster import EtcdCluster
-from controlplane.demo.process import free_port
-from mesh.model import GateSpec
 from mesh.store.protocol import Put
-from tests.integration.compile.hosts import Background, Host
-from tests.support.meshes import TestCa, config, local, world
-from tests.support.servers import etcd
+from tests.integration.compile.gates import KEY, Caller, Gate, running_gate
 from tests.support.waiting import aeventually
 
 pytestmark = pytest.mark.real
 
-PREFIX = "/holdfast/v1/mesh/objects/Service/"
-KEY = PREFIX + "shop/api"
 SOON = 2.5
 """A read beside a frozen member: a second until another one is asked, and a machine that is busy."""
 CUT = 12.0
 """A watch on a frozen member: 9 s until its pings have told, and a machine that is busy."""
 
 
-class Gate(NamedTuple):
-    cluster: EtcdCluster
-    ca: TestCa
-    place: str
-
-
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    folder, ca, background = tmp_path_factory.mktemp("gate-faults"), TestCa(), Background()
-    with etcd(folder / "etcd", members=3) as cluster:
-        place = f"127.0.0.1:{free_port()}"
-        pki: Path = cluster.pki
-        spec = GateSpec(
-            listen=place,
-            etcd=cluster.endpoints,
-            etcd_ca=str(pki / "ca.pem"),
-            etcd_cert=str(pki / "holdfast-gate.pem"),
-            etcd_key=str(pki / "holdfast-gate-key.pem"),
-        )
-        host = Host("gate", folder, background)
-        try:
-            mine = ca.identity("/node/gate-1", dns="gate.holdfast")
-            more = {"bundle_roots": (ca.root,), "access_log": str(host.log)}
-            host.publish(world(config()), local(identities={"gate": mine}, gate=spec, **more))
-            yield Gate(cluster, ca, place)
-        finally:
-            host.close()
-            background.close()
+    with running_gate(tmp_path_factory.mktemp("gate-faults"), members=3) as found:
+        yield found
 
 
-class Agent:
-    """One connection to the gate, without any retries of its own."""
+def agent_of(gate: Gate, node: str) -> Caller:
+    return Caller(gate, gate.ca.identity(f"/node/{node}"))
 
-    def __init__(self, gate: Gate) -> None:
-        mine = gate.ca.identity("/node/vm-1")
-        credentials = grpc.ssl_channel_credentials(
-            gate.ca.root.encode(), mine.key_pem.encode(), mine.chain_pem.encode()
-        )
-        options = (("grpc.ssl_target_name_override", "gate.holdfast"), ("grpc.enable_retries", 0))
-        self.channel = grpc.aio.secure_channel(gate.place, credentials, options=options)
-        self._range: Any = self.channel.unary_unary(
-            "/etcdserverpb.KV/Range",
-            request_serializer=rpc.RangeRequest.SerializeToString,
-            response_deserializer=rpc.RangeResponse.FromString,
-        )
-        self._watch: Any = self.channel.stream_stream(
-            "/etcdserverpb.Watch/Watch",
-            request_serializer=rpc.WatchRequest.SerializeToString,
-            response_deserializer=rpc.WatchResponse.FromString,
-        )
 
-    async def read(self) -> float:
-        """Seconds that a read took."""
-        begin = time.monotonic()
-        answer = await self._range(rpc.RangeRequest(key=KEY.encode()), timeout=15)
-        assert answer.kvs[0].value
-        return time.monotonic() - begin
+async def timed(agent: Caller) -> float:
+    """Seconds that a read took."""
+    begin = time.monotonic()
+    await agent.read()
+    return time.monotonic() - begin
 
-    async def watch(self) -> "Watch":
-        call = self._watch()
-        create = rpc.WatchCreateRequest(key=PREFIX.encode(), range_end=PREFIX[:-1].encode() + b"0")
-        await call.write(rpc.WatchRequest(create_request=create))
-        answer = await asyncio.wait_for(call.read(), 10)
-        assert answer is not grpc.aio.EOF
-        assert answer.created
-        return Watch(call, answer.header.member_id)
+
+async def watch_of(agent: Caller) -> "Watch":
+    return Watch(*await agent.watch())
 
 
 class Watch:
@@ -130,20 +74,20 @@ async def put(gate: Gate) -> None:
         await store.close()
 
 
-async def opened(agent: Agent) -> Watch:
+async def opened(agent: Caller) -> Watch:
     """A watch, tried again as any client of etcd does."""
     while True:
         with contextlib.suppress(grpc.aio.AioRpcError, AssertionError, TimeoutError):
-            return await agent.watch()
+            return await watch_of(agent)
         await asyncio.sleep(0.1)
 
 
-async def on_every_member(agent: Agent) -> list[Watch]:
+async def on_every_member(agent: Caller) -> list[Watch]:
     """One watch at least with each; one that has just failed gets none for a while."""
     found: list[Watch] = []
 
     async def all_three() -> bool:
-        watch = await agent.watch()
+        watch = await opened(agent)
         if [w.member for w in found].count(watch.member) < 3:
             found.append(watch)
         else:
@@ -158,7 +102,7 @@ async def on_every_member(agent: Agent) -> list[Watch]:
 def test_a_member_fails_and_the_gate_goes_on(gate: Gate, fault: str):
     async def run() -> None:
         await put(gate)
-        agent = Agent(gate)
+        agent = agent_of(gate, fault)
         watches = await on_every_member(agent)
         victim = (await gate.cluster.leader() + 1) % 3
         for watch in watches:
@@ -172,7 +116,7 @@ def test_a_member_fails_and_the_gate_goes_on(gate: Gate, fault: str):
         try:
             begin, took = time.monotonic(), []
             while time.monotonic() - begin < 5:
-                took += await asyncio.gather(*(agent.read() for _ in range(4)))
+                took += await asyncio.gather(*(timed(agent) for _ in range(4)))
                 await asyncio.sleep(0.02)
             assert max(took) < SOON, sorted(took)[-5:]
             # Those with the member that failed have ended by now, or do soon; nobody else's.
@@ -205,8 +149,8 @@ def test_one_agent_never_hits_its_limits(gate: Gate):
 
     async def run() -> None:
         await put(gate)
-        agent = Agent(gate)
-        watches = [await agent.watch() for _ in range(20)]
+        agent = agent_of(gate, "vm-1")
+        watches = [await watch_of(agent) for _ in range(20)]
         for _ in range(10):
             await asyncio.gather(*(agent.read() for _ in range(30)))
         # Quiet streams stay: nothing moves, nothing ends.
