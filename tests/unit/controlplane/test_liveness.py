@@ -77,7 +77,8 @@ def test_a_replica_that_vanishes_gives_its_hosts_a_whole_grace():
     assert live.lost(["n1", "n2"], 215.0, GRACE) == {"n1"}
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0.01, 30.0)), max_size=30))
+# Eighths are exact, so that adding them up in another order makes no difference.
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 240).map(lambda n: n / 8)), max_size=30))
 def test_nobody_is_lost_who_was_connected_within_the_grace(steps):
     """Over any history of connecting and leaving."""
     live, now, last = Liveness(), 1000.0, 1000.0
