@@ -1,12 +1,10 @@
 """TLS to a control-plane node: the mesh's roots and no others, 1.3, the node's certificate."""
 
-import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
+from agent import memfile
 from mesh.model import Identity
 
 
@@ -25,14 +23,10 @@ def usable(roots: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def context(roots: Sequence[str], own: Identity) -> ssl.SSLContext:
-    """Python's TLS reads a certificate from a file only: it is private, and gone before this returns."""
+    """Python's TLS reads a key by the name of a file only."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.load_verify_locations(cadata="\n".join(roots))
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        path = Path(folder) / "node.pem"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(own.chain_pem.rstrip("\n") + "\n" + own.key_pem)
-        made.load_cert_chain(path)
+    with memfile.named((own.chain_pem.rstrip("\n") + "\n" + own.key_pem).encode()) as name:
+        made.load_cert_chain(name)
     return made

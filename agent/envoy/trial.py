@@ -1,17 +1,16 @@
 """Would Envoy take this snapshot? `envoy --mode validate` of a bootstrap that holds its resources as static ones.
 
 It opens no port, uses no shared memory and asks nobody; what only a running Envoy can refuse (an address in use) is
-not seen. The files hold private keys: a directory of its own, 0700, gone afterwards.
+not seen. The resources hold private keys, so they are in no file system: Envoy gets them as its standard input.
 """
 
 import asyncio
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent import memfile
 from agent.envoy import bootstrap
 from agent.envoy.bootstrap import BootstrapSettings
 from mesh import pb
@@ -36,19 +35,24 @@ class Trial:
     async def run(self, snapshot: Snapshot) -> str | None:
         """Envoy's reason to refuse it, or None. One at a time: it costs a core for some 100 ms."""
         async with self._one:
-            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="trial-", dir=self._directory) as directory:
-                path = Path(directory) / "resources.pb"
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(static_resources(snapshot))
-                return await self._validate(path)
+            name = self._name()
+            with memfile.opened(static_resources(snapshot)) as resources:
+                return await self._validate(name, resources)
 
-    async def _validate(self, path: Path) -> str | None:
+    def _name(self) -> Path:
+        """Of what a process reads as its standard input. Envoy tells the form of a file by the end of its name."""
+        self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        name = self._directory / "trial.pb"
+        if not name.is_symlink():
+            name.unlink(missing_ok=True)
+            name.symlink_to("/proc/self/fd/0")
+        return name
+
+    async def _validate(self, path: Path, resources: int) -> str | None:
         process = await asyncio.create_subprocess_exec(
             *(self._command, "--mode", "validate", "-c", str(path), "--config-yaml", self._inline),
             *("--log-level", "error", "--concurrency", "1"),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=resources,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -1,11 +1,11 @@
 """One exchange with the CA: keys made, requests signed, answers checked. Runs in a process of its own (see process)."""
 
 import ssl
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agent import memfile
 from agent.identity.orders import GATE, NODE, Joined, JoinOrder, Order, Outcome, SignOrder
 from ca import client
 from ca.wire import JoinRequest, RenewRequest, Signed, SignItem, SignRequest
@@ -111,13 +111,9 @@ def _expected(order: SignOrder, name: str) -> str:
 
 @contextmanager
 def _files(identity: Identity) -> Iterator[client.ClientIdentity]:
-    """Python's TLS reads certificates from files only; these are private and live as long as the call."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
-        chain, key = Path(folder) / "chain.pem", Path(folder) / "key.pem"
-        chain.write_text(identity.chain_pem)
-        key.touch(mode=0o600)
-        key.write_text(identity.key_pem)
-        yield client.ClientIdentity(chain, key)
+    """Python's TLS reads certificates by the names of files only."""
+    with memfile.named(identity.chain_pem.encode()) as chain, memfile.named(identity.key_pem.encode()) as key:
+        yield client.ClientIdentity(Path(chain), Path(key))
 
 
 def accept(chain_pem: str, key_pem: str, expected: str, now: float) -> Identity:
