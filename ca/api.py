@@ -15,9 +15,10 @@ from typing import Protocol
 from ca import policy, template, verify
 from ca.attest import join_token, node_cert
 from ca.attest.node_records import NodeRecords
-from ca.limits import Buckets, Rate
+from ca.limits import Buckets, Rate, source_of
 from ca.policy import Claims, Denied, Grant, Lifetimes, Standing
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignItem, SignRequest
+from mesh import keys
 from mesh.model.checks import shown
 from mesh.store.protocol import Store
 
@@ -32,6 +33,9 @@ class Audit(Protocol):
     """Where decisions are recorded, durably, in order."""
 
     def record(self, event: str, **fields: object) -> None: ...
+
+    def refused(self, address: str, event: str, **fields: object) -> None:
+        """The same, of a caller who proved nothing; of many such lines only their number need be kept."""
 
 
 class LeafSigner(Protocol):
@@ -76,15 +80,17 @@ class Issuer:
         *,
         about: About,
         holder: Callable[[str, str], str],
+        may_look_up: Callable[[str, str, float], float],
         life: Callable[[], Lifetimes] = Lifetimes,
         limits: Limits = Limits(),
         trusted: Callable[[], tuple[str, ...]] | None = None,
     ) -> None:
         """`holder`: (address, node) -> another node that is connected from this address; empty: there is none.
 
+        `may_look_up`: (key of a token, source address, now) -> 0 if the store may be asked for it, or seconds to wait.
         `trusted`: all roots of this trust domain, if more than the ones that this replica's own chains lead to.
         """
-        self._holder = holder
+        self._holder, self._may_look_up = holder, may_look_up
         self._store, self._authority, self._audit, self._about, self._life = store, authority, audit, about, life
         self._per_identity, self._per_node = Buckets(limits.identity), Buckets(limits.node)
         self._failures = Buckets(limits.failed_joins)
@@ -94,19 +100,39 @@ class Issuer:
 
     async def join(self, request: JoinRequest, peer_ip: str, now: float) -> JoinAnswer | Denied:
         """A new host, by its token."""
-        outcome: JoinAnswer | Denied
-        if wait := self._closed(peer_ip, now):
-            outcome = Denied("too many failed attempts from this address", retry_after=wait)
-        else:
-            outcome = await self._join(request, now)
-            if isinstance(outcome, Denied) and not outcome.retry_after:
-                self._failures.take(peer_ip, now)
+        fault = await self._token_fault(request, peer_ip, now)
+        outcome = fault or await self._join(request, now)
         if isinstance(outcome, Denied):
-            self._audit.record("ca.join", allowed=False, node=_plain(request.node), peer=peer_ip, reason=outcome.reason)
+            if not outcome.retry_after:
+                self._failures.take(source_of(peer_ip), now)
+            told = {"allowed": False, "node": _plain(request.node), "peer": peer_ip, "reason": outcome.reason}
+            if fault:
+                self._audit.refused(peer_ip, "ca.join", **told)
+            else:
+                self._audit.record("ca.join", **told)
         return outcome
 
+    async def _token_fault(self, request: JoinRequest, peer_ip: str, now: float) -> Denied | None:
+        """Why this caller may not join, as far as it takes no token to hear it. Costs a read and a hash at most."""
+        if wait := self._closed(peer_ip, now):
+            return Denied("too many failed attempts from this address", retry_after=wait)
+        if fault := policy.name_fault("node", request.node) or _address_fault(request.address):
+            return Denied(fault)
+        presented = join_token.parse(request.token)
+        if isinstance(presented, Denied):
+            return presented
+        if wait := self._may_look_up(keys.TOKENS + presented.id, peer_ip, now):
+            return Denied("too many unknown tokens", retry_after=wait)
+        found = await join_token.check(self._store, request.token, request.node, now)
+        return found if isinstance(found, Denied) else None
+
     async def _join(self, request: JoinRequest, now: float) -> JoinAnswer | Denied:
-        key = await self._may_join(request, now)
+        """With a good token."""
+        if other := self._holder(request.address, request.node):
+            # It may be the same machine under a new name, whose old agent was not missed yet: so not for ever.
+            reason = f"the address {request.address} is that of node {other}, which is connected"
+            return Denied(reason, retry_after=TAKEN_SECONDS)
+        key = verify.csr(request.csr)
         if isinstance(key, Denied):
             return key
         used = await join_token.consume(self._store, request.token, request.node, request.address, key, now)
@@ -128,20 +154,6 @@ class Issuer:
             gates=self._about.gates,
             controlplanes=self._about.controlplanes,
         )
-
-    async def _may_join(self, request: JoinRequest, now: float) -> template.PublicKey | Denied:
-        """The key that is to be certified, if nothing speaks against it before the token is used up."""
-        if fault := policy.name_fault("node", request.node) or _address_fault(request.address):
-            return Denied(fault)
-        # The token first: without one, a caller costs a read and a hash, and no work for its key.
-        found = await join_token.check(self._store, request.token, request.node, now)
-        if isinstance(found, Denied):
-            return found
-        if other := self._holder(request.address, request.node):
-            # It may be the same machine under a new name, whose old agent was not missed yet: so not for ever.
-            reason = f"the address {request.address} is that of node {other}, which is connected"
-            return Denied(reason, retry_after=TAKEN_SECONDS)
-        return verify.csr(request.csr)
 
     async def sign(self, claims: Claims, request: SignRequest, now: float) -> SignAnswer | Denied:
         """Certificates for a node that TLS has identified, one outcome an item."""
@@ -175,8 +187,8 @@ class Issuer:
             return Denied("too many failed attempts from this address", retry_after=wait)
         proved = node_cert.prove_expired(request, self._trusted(), self._about.trust_domain, now)
         if isinstance(proved, Denied):
-            self._failures.take(peer_ip, now)
-            self._audit.record("ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
+            self._failures.take(source_of(peer_ip), now)
+            self._audit.refused(peer_ip, "ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
             return proved
         claims, key = proved
         chain = self._issue(claims, "node", await self._standing(claims.node), key, now)
@@ -251,7 +263,7 @@ class Issuer:
 
     def _closed(self, peer_ip: str, now: float) -> float:
         """Seconds until an address that failed often may try again."""
-        level = self._failures.level(peer_ip, now)
+        level = self._failures.level(source_of(peer_ip), now)
         return 0.0 if level >= 1 else 1.0
 
     async def _standing(self, name: str) -> Standing:

@@ -1,6 +1,9 @@
 """How often each caller may be served: token buckets (pure; the clock is an argument)."""
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_network
+
+from mesh.model.checks import ip_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +39,25 @@ class Buckets:
 
     def __len__(self) -> int:
         return len(self._level)
+
+
+class Strangers:
+    """For callers who have proved nothing: a bucket for each source, and one for all of them together.
+
+    The second bounds what those can do who come from very many addresses.
+    """
+
+    def __init__(self, each: Rate, together: Rate) -> None:
+        self._each, self._together = Buckets(each), Buckets(together)
+
+    def take(self, address: str, now: float) -> float:
+        """Serve one call: 0, or the seconds to wait."""
+        if self._together.level("", now) < 1:
+            return self._together.take("", now)
+        return self._each.take(source_of(address), now) or self._together.take("", now)
+
+
+def source_of(address: str) -> str:
+    """What counts as one source: an IPv4 address; of IPv6 the /64, since a single host may use any address in it."""
+    ip = ip_of(address)
+    return str(ip_network((ip, 64), strict=False) if isinstance(ip, IPv6Address) else ip or address)

@@ -142,15 +142,20 @@ def operator_key(text: str) -> str:
     return keys.OPERATORS + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def operator(store: Store, header: str, now: float) -> Operator | Rejected:
-    """Whoever holds this Authorization header."""
+def bearer(header: str) -> str | Rejected:
+    """The key of the record that an Authorization header points to."""
     scheme, _, text = header.partition(" ")
     text = text.strip()
     if scheme.lower() != "bearer" or not text:
         return Rejected("the Authorization header must be 'Bearer <token>'")
     if len(text) > MAX_TOKEN_TEXT or not text.startswith(TOKEN_PREFIX):
         return Rejected("this is not an operator's token")
-    item = await store.get(operator_key(text))
+    return operator_key(text)
+
+
+async def operator(store: Store, key: str, now: float) -> Operator | Rejected:
+    """Whose token it is. Read for each request: a token that was taken away ends at once."""
+    item = await store.get(key)
     if item is None:
         return Rejected("this token is unknown here")
     try:

@@ -17,12 +17,14 @@ import structlog
 from aiohttp import web
 
 from ca.api import About, Issuer
+from ca.limits import Rate, Strangers
 from ca.policy import Lifetimes, lifetimes
 from ca.seal import Cipher
 from controlplane import facts
 from controlplane.admission import Limits
 from controlplane.api.app import make_app
 from controlplane.api.context import Context
+from controlplane.api.serverlog import ServerLog
 from controlplane.applier import Applier
 from controlplane.audit import AuditLog
 from controlplane.election import Election
@@ -45,6 +47,8 @@ log = structlog.get_logger(__name__)
 STOP_SECONDS = 5.0
 """For answers that are under way when a stop comes."""
 HEAD_BYTES = 16 * 1024
+LOOKUPS_EACH, LOOKUPS_TOGETHER = Rate(1, 30), Rate(50, 500)
+"""Of tokens that this node knows nothing of; they may have been made a moment ago at another one."""
 
 
 async def run(settings: Settings) -> None:
@@ -128,6 +132,7 @@ class Node:
             wall=time.time,
             rng=rng,
         )
+        self._strangers = Strangers(LOOKUPS_EACH, LOOKUPS_TOGETHER)
         self._touched: set[str] = set()
         self._nodes_changed = asyncio.Event()
         spec = config.spec
@@ -149,21 +154,28 @@ class Node:
                 audit,
                 about=About(spec.trust_domain, spec.cluster, settings.gates, settings.controlplanes),
                 holder=mirror.view.holder,
+                may_look_up=self._may_look_up,
                 life=self._life,
             ),
             authority=issuing,
             audit=audit,
             metrics=Metrics(),
             wall=time.time,
+            may_look_up=self._may_look_up,
         )
         self._runner = web.AppRunner(
             make_app(self.context),
             access_log=None,
+            logger=ServerLog(audit),
             handle_signals=False,
             shutdown_timeout=STOP_SECONDS,
             max_line_size=HEAD_BYTES,
             max_field_size=HEAD_BYTES,
         )
+
+    def _may_look_up(self, key: str, address: str, now: float) -> float:
+        """Whoever guesses tokens asks the store rarely; whoever has one that the mirror knows of is not held up."""
+        return 0.0 if self._mirror.view.knows_token(key, now) else self._strangers.take(address, now)
 
     def _life(self) -> Lifetimes:
         return lifetimes((self._mirror.view.config or self._config).spec)

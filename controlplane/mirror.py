@@ -13,7 +13,16 @@ from mesh.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-PREFIXES = (keys.OBJECTS, keys.ENDPOINTS, keys.BUNDLES, keys.PRIVATE_OBJECTS, keys.JOINS, keys.REPLICAS)
+PREFIXES = (
+    keys.OBJECTS,
+    keys.ENDPOINTS,
+    keys.BUNDLES,
+    keys.PRIVATE_OBJECTS,
+    keys.REPLICAS,
+    keys.JOINS,
+    keys.TOKENS,
+    keys.OPERATORS,
+)
 
 
 class Mirror:

@@ -15,11 +15,11 @@ from controlplane.history import surplus
 from controlplane.liveness import Liveness
 from controlplane.mirror import Mirror
 from controlplane.registry import Plan, pack, plan_remove, plan_service
-from controlplane.view import Touched, View
+from controlplane.view import Expiring, Touched, View
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, pause
-from mesh.model import Frozen, MeshConfigSpec, ServiceRef
+from mesh.model import MeshConfigSpec, ServiceRef
 from mesh.store.errors import Conflict, Refused, StoreError, Unavailable
 from mesh.store.protocol import Compare, Delete, Item, Store
 
@@ -30,12 +30,6 @@ SWEEP_SECONDS = 300.0
 KEEP_SECONDS = 24 * 3600.0
 """Expired tokens stay that long, so that their use is told apart from an unknown token's."""
 DEFAULT_GRACE = MeshConfigSpec(trust_domain="").liveness_grace_seconds
-
-
-class Expiring(Frozen, frozen=True, kw_only=True):
-    """The one field that the records of join tokens, joins and operators share."""
-
-    expires: float
 
 
 def grace_of(view: View) -> float:

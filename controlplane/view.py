@@ -4,7 +4,7 @@ The maps are fed by one follower (`controlplane.mirror`) and are as new as the l
 alone: whoever writes compares the revisions that were read here, so a stale view costs a retry and never a wrong write.
 """
 
-import ipaddress
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,6 +27,7 @@ from mesh.model import (
     ServiceRef,
     TrustBundle,
 )
+from mesh.model.checks import ip_of
 from mesh.model.world import EndpointRemoved, Removed, Undecodable, Upserted
 from mesh.store.protocol import Event
 
@@ -60,6 +61,13 @@ class Presence(Frozen, frozen=True, kw_only=True):
     clocks are ever compared."""
 
 
+class Expiring(Frozen, frozen=True, kw_only=True):
+    """The one field that the records of join tokens, joins and operators share."""
+
+    expires: float
+    """Unix seconds."""
+
+
 @dataclass(slots=True)
 class Touched:
     """What a batch of events changed."""
@@ -91,6 +99,8 @@ class View:
         self.instances: dict[Ref, Held[Instance]] = {}
         self.endpoints: dict[ServiceRef, dict[str, Held[Endpoint]]] = {}
         self.replicas: dict[str, Presence] = {}
+        self._tokens: dict[str, float] = {}
+        """Key of a join token's or operator's record -> when it expires."""
         self._joins: dict[str, float] = {}
         """Node -> moment of its last join (ca.joins)."""
         self.bad: dict[str, Bad] = {}
@@ -122,6 +132,10 @@ class View:
     def joined(self, node: str) -> float:
         """Certificates of this node that were issued before are void; all of them, if it cannot be read when it was."""
         return self._joins.get(node, 0.0)
+
+    def knows_token(self, key: str, now: float) -> bool:
+        """Is there a token with this key, not expired, as far as this replica has heard?"""
+        return self._tokens.get(key, now) > now
 
     def holder(self, address: str, node: str) -> str:
         """Another node of this address that is connected at some replica, and not evicted; empty: none is."""
@@ -169,6 +183,8 @@ class View:
                 self._take_replica(event, touched)
             elif event.key.startswith(keys.JOINS):
                 self._take_join(event, touched)
+            elif event.key.startswith((keys.TOKENS, keys.OPERATORS)):
+                self._take_token(event)
             else:
                 self._take(event, touched)
         self.revision = Revision(max(self.revision, revision))
@@ -274,6 +290,12 @@ class View:
         except codec.Undecodable as exc:
             self.bad[event.key] = Bad(str(exc), event.revision)
 
+    def _take_token(self, event: Event) -> None:
+        self._tokens.pop(event.key, None)
+        if event.value is not None:
+            with contextlib.suppress(codec.Undecodable):  # as good as none
+                self._tokens[event.key] = codec.decode_struct(Expiring, event.value).expires
+
     def _take_join(self, event: Event, touched: Touched) -> None:
         """One that cannot be read lets nobody in: what was known before may be of a host that is gone."""
         node, moment = event.key.removeprefix(keys.JOINS), joins.since(event.value)
@@ -292,12 +314,7 @@ V = TypeVar("V")
 
 def _canonical(address: str) -> str:
     """One text for all ways to write an IP address."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    return str(ip_of(address) or address)
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

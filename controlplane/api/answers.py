@@ -39,6 +39,10 @@ class ApiError(Exception):
         return answer(body, status=self.status, headers=headers)
 
 
+class NotLetInError(ApiError):
+    """The caller proved nothing that counts: no credentials, bad ones, or those of a node that is not welcome."""
+
+
 def answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(body) + b"\n",

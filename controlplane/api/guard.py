@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from ca.policy import void_fault
 from ca.signer.protocol import SignerError
 from controlplane import auth
-from controlplane.api.answers import ApiError
+from controlplane.api.answers import ApiError, NotLetInError
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.auth import Anonymous, Caller, Rejected
 from mesh.store.errors import Conflict, Refused, StoreError, Unavailable
@@ -42,10 +43,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     caller: Caller = Anonymous()
     request[NOTES] = {}
     response: web.StreamResponse | None = None
-    status = 0
+    status, let_in = 0, True
     try:
-        caller = await _admit(request, route, context)
-        request[CALLER] = caller
+        request[CALLER] = caller = await _caller(request, route, context)
+        await _admit(request, route, caller, context)
         if route in UNTIMED:
             response = await handler(request)
         else:
@@ -54,32 +55,28 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
     except Exception as exc:  # noqa: BLE001 - the edge: the client gets an answer, the log the trace
         error = _error_of(exc, route)
-        status, response = error.status, error.response()
+        status, response, let_in = error.status, error.response(), not isinstance(error, NotLetInError)
     except asyncio.CancelledError:
         status = 499  # the client went away
         raise
     finally:
-        _finish(request, context, route, caller, status, started)
+        _count(request, context, route, status, started)
+        if route not in UNAUDITED:
+            stranger = status >= 400 and (not let_in or isinstance(caller, Anonymous))
+            _record(request, context, caller, status, started, stranger=stranger)
     return response
 
 
-async def _admit(request: web.Request, route: str, context: Context) -> Caller:
-    caller = await _caller(request, context)
-    if isinstance(caller, Rejected):
-        # Whoever offers a bad proof where none is needed (an expired token at /healthz) is not turned away.
-        if auth.allowed(request.method, route, Anonymous()):
-            return Anonymous()
-        raise ApiError(401, caller.reason, "use a valid token, or a certificate of this mesh")
+async def _admit(request: web.Request, route: str, caller: Caller, context: Context) -> None:
     if route == _NO_ROUTE:
-        return caller
+        return
     if not auth.allowed(request.method, route, caller):
         if isinstance(caller, Anonymous):
             hint = "operators send 'Authorization: Bearer <token>', agents their node's certificate"
-            raise ApiError(401, "who are you?", hint)
+            raise NotLetInError(401, "who are you?", hint)
         raise ApiError(403, f"{caller.name} may not {request.method} {route}", "another role is needed for this")
     if isinstance(caller, auth.NodeCaller) and not auth.allowed(request.method, route, Anonymous()):
         await _check_node(context, caller)
-    return caller
 
 
 async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
@@ -89,17 +86,39 @@ async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
         await context.writer.look_up_node(caller.name)  # it may have joined a moment ago at another replica
         held = context.mirror.view.node(caller.name)
     if held is None:
-        raise ApiError(403, f"there is no node {caller.name[:80]!r}", "it was deleted, and has to join anew")
+        raise NotLetInError(403, f"there is no node {caller.name[:80]!r}", "it was deleted, and has to join anew")
     if held.object.spec.evicted:
-        raise ApiError(403, f"node {caller.name} is evicted", "delete its Node object and join anew, if it may")
+        raise NotLetInError(403, f"node {caller.name} is evicted", "delete its Node object and join anew, if it may")
     if fault := void_fault(caller.name, caller.issued, context.mirror.view.joined(caller.name)):
-        raise ApiError(403, fault, "use the certificate of that join, or join anew with a new token")
+        raise NotLetInError(403, fault, "use the certificate of that join, or join anew with a new token")
 
 
-async def _caller(request: web.Request, context: Context) -> Caller | Rejected:
-    header = request.headers.get("Authorization")
-    if header is not None:
-        return await auth.operator(context.store, header, context.wall())
+async def _caller(request: web.Request, route: str, context: Context) -> Caller:
+    """Who it is that calls; nobody, if there is no proof, or a bad one where none is needed."""
+    if request.headers.get("Authorization") is None:
+        caller = _machine(request, context)
+    elif auth.allowed(request.method, route, Anonymous()):
+        return Anonymous()  # a token changes nothing here, and is not looked up
+    else:
+        caller = await _operator(request, context)
+    if not isinstance(caller, Rejected):
+        return caller
+    # Whoever offers a bad proof where none is needed is not turned away.
+    if auth.allowed(request.method, route, Anonymous()):
+        return Anonymous()
+    raise NotLetInError(401, caller.reason, "use a valid token, or a certificate of this mesh")
+
+
+async def _operator(request: web.Request, context: Context) -> Caller | Rejected:
+    key, now = auth.bearer(request.headers["Authorization"]), context.wall()
+    if isinstance(key, Rejected):
+        return key
+    if wait := context.may_look_up(key, request.remote or "", now):
+        raise NotLetInError(429, "too many unknown tokens", "see whether yours is one of this mesh", retry_after=wait)
+    return await auth.operator(context.store, key, now)
+
+
+def _machine(request: web.Request, context: Context) -> Caller | Rejected:
     transport = request.transport
     tls = transport.get_extra_info("ssl_object") if transport else None
     certificate = tls.getpeercert(binary_form=True) if tls else None
@@ -118,6 +137,7 @@ _TABLE: tuple[tuple[type[Exception], int, str, str, float], ...] = (
     (StoreError, 500, "the store failed: {}", "", 0),
     (SignerError, 503, "the signer failed: {}", "certificates are still issued from what is held; try again", 5),
     (TimeoutError, 504, "the request took too long", "nothing is known of its outcome: look before you repeat", 0),
+    (RequestPayloadError, 400, "the body does not come as its head says", "", 0),
     (ConnectionError, 400, "the connection broke", "", 0),
 )
 """Exception -> status, error, hint, seconds to wait. The first that fits counts."""
@@ -135,24 +155,36 @@ def _error_of(exc: Exception, route: str) -> ApiError:
     return ApiError(500, "this node has a fault", "its log tells more")
 
 
-def _finish(request: web.Request, context: Context, route: str, caller: Caller, status: int, started: float) -> None:
+def _count(request: web.Request, context: Context, route: str, status: int, started: float) -> None:
     seconds = time.monotonic() - started
-    method = request.method if request.method in {"GET", "HEAD", "PUT", "POST", "DELETE"} else "other"
+    method = _method(request)
     context.metrics.requests.labels(method, route, str(status)).inc()
     if route not in UNTIMED:
         context.metrics.seconds.labels(method, route).observe(seconds)
-    if route in UNAUDITED:
-        return
+
+
+def _method(request: web.Request) -> str:
+    return request.method if request.method in {"GET", "HEAD", "PUT", "POST", "DELETE"} else "other"
+
+
+def _record(
+    request: web.Request, context: Context, caller: Caller, status: int, started: float, *, stranger: bool
+) -> None:
+    """The request's line. A stranger is one who proved nothing and got nothing."""
+    peer, notes = request.remote or "", request[NOTES]
+    line: dict[str, object] = {
+        "caller": f"{type(caller).__name__.removesuffix('Caller').lower()}:{caller.name}",
+        "peer": peer,
+        "method": _method(request),
+        "path": request.path[:500],
+        "status": status,
+        "milliseconds": round((time.monotonic() - started) * 1000),
+        **notes,
+    }
     try:
-        context.audit.record(
-            "api.request",
-            caller=f"{type(caller).__name__.removesuffix('Caller').lower()}:{caller.name}",
-            peer=request.remote or "",
-            method=method,
-            path=request.path[:500],
-            status=status,
-            milliseconds=round(seconds * 1000),
-            **request[NOTES],
-        )
+        if stranger:
+            context.audit.refused(peer, "api.request", **line)
+        else:
+            context.audit.record("api.request", **line)
     except OSError as exc:
         log.error("audit line lost", error=str(exc), path=request.path[:500])  # noqa: TRY400 - the reason is enough

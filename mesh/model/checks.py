@@ -6,6 +6,7 @@ Words of an input are echoed only through `shown`, so that a hostile value canno
 import ipaddress
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
 
 from mesh import spiffe
 from mesh.model.base import Violation
@@ -70,6 +71,15 @@ def address_fault(text: str) -> str:
     except ValueError:
         return f"{shown(text)} is not an IP address"
     return ""
+
+
+def ip_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The address that a text names, an IPv4 address in IPv6's clothes as what it is; None: it is not one."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def number_fault(value: float, low: float, high: float) -> str:

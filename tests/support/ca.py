@@ -43,9 +43,15 @@ class Records:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict[str, object]]] = []
+        self.strangers: list[str] = []
+        """Addresses of those among them who proved nothing."""
 
     def record(self, event: str, **fields: object) -> None:
         self.lines.append((event, fields))
+
+    def refused(self, address: str, event: str, **fields: object) -> None:
+        self.strangers.append(address)
+        self.record(event, **fields)
 
     def last(self) -> dict[str, object]:
         return self.lines[-1][1]
@@ -74,6 +80,7 @@ def make_issuer(
     limits: Limits = LIMITS,
     life: Callable[[], Lifetimes] = Lifetimes,
     connected: Mapping[str, str] = MappingProxyType({}),
+    may_look_up: Callable[[str, str, float], float] = lambda _key, _address, _now: 0.0,
 ) -> Issuer:
     """`connected`: address -> the node that is connected from it."""
 
@@ -81,7 +88,9 @@ def make_issuer(
         other = connected.get(address, "")
         return other if other != node else ""
 
-    return Issuer(store, authority, records, about=ABOUT, holder=holder, life=life, limits=limits)
+    return Issuer(
+        store, authority, records, about=ABOUT, holder=holder, may_look_up=may_look_up, life=life, limits=limits
+    )
 
 
 async def mint(store: Store, authority: Authority, node: str = "vm-1", now: float = NOW, ttl: float = 600.0, **more):

@@ -98,6 +98,9 @@ class Cp:
         context.load_cert_chain(file)
         return context
 
+    def session(self, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls or self.anonymous_tls()))
+
     @asynccontextmanager
     async def request(
         self, method: str, path: str, *, token: str | None = None, tls: ssl.SSLContext | None = None, **more: Any
@@ -105,7 +108,7 @@ class Cp:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers.update(more.pop("headers", {}))
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls or self.anonymous_tls())) as session,
+            self.session(tls) as session,
             session.request(
                 method, URL(self.url + path, encoded=True), headers=headers, server_hostname=SERVER_NAME, **more
             ) as response,

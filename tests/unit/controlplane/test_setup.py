@@ -33,9 +33,9 @@ def test_a_fresh_store_becomes_a_mesh():
         assert await store.get(keys.key_for(Ref("Namespace", "", "default")))
         assert await store.get(keys.EPOCH)
         assert await store.get(keys.BUNDLES + "mesh.test")
-        caller = await auth.operator(store, f"Bearer {made.admin_token}", NOW)
+        caller = await auth.operator(store, auth.operator_key(made.admin_token), NOW)
         assert caller == auth.Operator("admin", "admin")
-        late = await auth.operator(store, f"Bearer {made.admin_token}", NOW + OPTIONS.admin_ttl + 1)
+        late = await auth.operator(store, auth.operator_key(made.admin_token), NOW + OPTIONS.admin_ttl + 1)
         assert isinstance(late, auth.Rejected)
 
     asyncio.run(run())
@@ -59,7 +59,7 @@ def test_a_lost_admin_token_can_be_replaced():
         store, signer = MemoryStore(), MemorySigner("mesh.test", clock=time.time)
         await init(store, signer=signer)
         again = await init(store, InitOptions(trust_domain="mesh.test", cluster="east", new_token=True), signer)
-        assert isinstance(await auth.operator(store, f"Bearer {again.admin_token}", NOW), auth.Operator)
+        assert isinstance(await auth.operator(store, auth.operator_key(again.admin_token), NOW), auth.Operator)
 
     asyncio.run(run())
 
