@@ -6,8 +6,10 @@ not seen. The resources hold private keys, so they are in no file system: Envoy 
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent import memfile
@@ -18,6 +20,8 @@ from mesh.compile.types import Resources, Snapshot
 
 TIMEOUT_SECONDS = 30.0
 MAX_REASON = 500
+
+_NAME = "trial.pb"
 
 _LOG_HEAD = re.compile(r"^\[[^\]]*\]\[\d+\]\[(?:error|critical)\]\[\w+\] (?:\[[^\]]*\] )?")
 _NOISE = re.compile(r"^error initializing (?:config|configuration) '[^']*(?:' '[^']*)*': *", re.DOTALL)
@@ -35,24 +39,33 @@ class Trial:
     async def run(self, snapshot: Snapshot) -> str | None:
         """Envoy's reason to refuse it, or None. One at a time: it costs a core for some 100 ms."""
         async with self._one:
-            name = self._name()
-            with memfile.opened(static_resources(snapshot)) as resources:
-                return await self._validate(name, resources)
+            with memfile.opened(static_resources(snapshot)) as resources, self._folder() as folder:
+                return await self._validate(resources, folder)
 
-    def _name(self) -> Path:
-        """Of what a process reads as its standard input. Envoy tells the form of a file by the end of its name."""
+    @contextmanager
+    def _folder(self) -> Iterator[int]:
+        """A descriptor of the directory, in which a process finds its standard input under a name that Envoy takes.
+
+        Envoy tells the form of a file by the end of its name, so it takes no /dev/fd/0; and it takes no name that leads
+        to /proc or /dev, unless that begins with /dev/fd/.
+        """
         self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        name = self._directory / "trial.pb"
+        name = self._directory / _NAME
         if not name.is_symlink():
             name.unlink(missing_ok=True)
             name.symlink_to("/proc/self/fd/0")
-        return name
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
-    async def _validate(self, path: Path, resources: int) -> str | None:
+    async def _validate(self, resources: int, folder: int) -> str | None:
         process = await asyncio.create_subprocess_exec(
-            *(self._command, "--mode", "validate", "-c", str(path), "--config-yaml", self._inline),
+            *(self._command, "--mode", "validate", "-c", f"/dev/fd/{folder}/{_NAME}", "--config-yaml", self._inline),
             *("--log-level", "error", "--concurrency", "1"),
             stdin=resources,
+            pass_fds=(folder,),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
