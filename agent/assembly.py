@@ -23,7 +23,7 @@ from agent.host import Host
 from agent.identity.join import Exchange
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
-from agent.pipeline import Pipeline
+from agent.pipeline import Pipeline, in_force
 from agent.register import Registrar
 from agent.runtime import Runtime
 from agent.saver import Saver
@@ -131,6 +131,7 @@ class Assembly:
         self._exit = asyncio.Event()
         self._joined_event = asyncio.Event()
         self._connected_as: tuple[object, object] = (None, None)
+        self._interested: tuple[tuple[object, ...], frozenset[ServiceRef]] | None = None
 
     def connect(self, report: Callable[[], Report], answers: Answers) -> None:
         """Hold a connection to the control plane, with these words for it."""
@@ -240,7 +241,17 @@ class Assembly:
         self.runtime.post(ev.WorldChanged(world.revision))
 
     def _interest(self, world: World) -> Iterable[ServiceRef]:
-        return mesh_compile.interest(self.pipeline.local, world) if self.pipeline.local else ()
+        """It is asked for with every change, and depends on objects and definitions alone."""
+        local, standing = self.pipeline.local, self.pipeline.substitutes
+        asked = (local, world.objects, standing)
+        if self._interested is None or any(a is not b for a, b in zip(asked, self._interested[0], strict=True)):
+            found: frozenset[ServiceRef] = frozenset()
+            if local is not None:
+                found = mesh_compile.interest(local, world)
+                if standing:  # what stands in for a refused route may lead elsewhere
+                    found |= mesh_compile.interest(local, in_force(world, standing))
+            self._interested = (asked, found)
+        return self._interested[1]
 
     def _store_broken(self, reason: str) -> None:
         self.store_problem = reason

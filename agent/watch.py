@@ -55,6 +55,8 @@ class Watch:
         self._one = asyncio.Lock()
         """Held while an event is taken: between two events, what is known and what was taken agree."""
         self._live = False
+        self._untold = False
+        """The world changed in what it leads to, and that is not known whole yet."""
         self._base_total = 0
         """Declared deletions up to when the first deletion that is held back was known."""
         self.held = ""
@@ -164,15 +166,20 @@ class Watch:
                 self._after(changed=not self._live, revision=self._gathered.world.revision)
 
     def _after(self, *, changed: bool, revision: Revision) -> None:
-        if changed:
+        if changed or self._untold:
             self._changed()
         elif self._live and revision == self._gathered.world.revision:
             self._told.observed(revision)
 
     def _changed(self) -> None:
-        """Tell, once everything of interest is known whole. A half-known world would take endpoints from Envoy."""
+        """Tell, once everything of interest is known whole.
+
+        A half-known world would take endpoints from Envoy, or send requests to a Service of which none is known yet: a
+        route goes into force with the endpoints that it leads to.
+        """
         self.interested()
-        if not self._live and not self._gathered.listed(self._wanted()):
+        self._untold = not self._gathered.listed(self._wanted())
+        if self._untold:
             return
         self._live = self._store is not None
         self._told.world(self._gathered.world)

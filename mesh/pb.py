@@ -15,6 +15,7 @@ from envoy.config.core.v3.base_pb2 import (
     DataSource,
     HeaderValue,
     HeaderValueOption,
+    Locality,
     Metadata,
     RoutingPriority,
     RuntimeFractionalPercent,
@@ -42,17 +43,22 @@ from envoy.config.rbac.v3.rbac_pb2 import Action as RbacAction
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
+    QueryParameterMatcher,
     RateLimit,
+    RedirectAction,
     RetryPolicy,
     Route,
     RouteAction,
     RouteMatch,
     VirtualHost,
+    WeightedCluster,
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import LocalRateLimitDescriptor, RateLimitDescriptor
+from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors, CorsPolicy
+from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault as HttpFault
 from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 import LocalRateLimit
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
@@ -189,6 +195,8 @@ __all__ = [
     "CommonTlsContext",
     "ConfigSource",
     "ConnectionLimit",
+    "Cors",
+    "CorsPolicy",
     "DataSource",
     "DecodeError",
     "DeltaDiscoveryRequest",
@@ -213,6 +221,7 @@ __all__ = [
     "Http1ProtocolOptions",
     "Http2ProtocolOptions",
     "HttpConnectionManager",
+    "HttpFault",
     "HttpFilter",
     "HttpProtocolOptions",
     "HttpRbac",
@@ -224,6 +233,7 @@ __all__ = [
     "LocalRateLimit",
     "LocalRateLimitDescriptor",
     "LocalReplyConfig",
+    "Locality",
     "LocalityLbEndpoints",
     "Matcher",
     "Message",
@@ -233,12 +243,14 @@ __all__ = [
     "Percent",
     "Pipe",
     "PreviousHostsPredicate",
+    "QueryParameterMatcher",
     "RBACPerRoute",
     "RateLimit",
     "RateLimitDescriptor",
     "RbacAction",
     "RbacRules",
     "Rds",
+    "RedirectAction",
     "RegexMatchAndSubstitute",
     "RegexMatcher",
     "ResponseMapper",
@@ -273,6 +285,7 @@ __all__ = [
     "UpstreamTlsContext",
     "UriSanInput",
     "VirtualHost",
+    "WeightedCluster",
     "XdsExtension",
     "XdsStringMatcher",
     "any_of",

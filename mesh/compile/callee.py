@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mesh import keys
 from mesh.compile import names
+from mesh.compile.names import defined
 from mesh.compile.standby import standby
 from mesh.compile.view import Access, Inbound, Rule
 from mesh.model import (
@@ -98,7 +99,7 @@ class Callee:
         self._note(
             service.ref,
             "spec.serviceAccounts",
-            f"{where_defined(definition)} runs as {definition.account}, which is not listed: "
+            f"{defined(definition)} runs as {definition.account}, which is not listed: "
             "it gets no traffic for this name",
         )
         return False
@@ -113,11 +114,11 @@ class Callee:
         for index, port in enumerate(service.spec.ports):
             have = target_port(service, port.port, instance)
             if have is None or port_fault(port.port):
-                self._note(service.ref, f"spec.ports[{index}]", f"{where_defined(definition)} has no port for it")
+                self._note(service.ref, f"spec.ports[{index}]", f"{defined(definition)} has no port for it")
                 continue
             if port.port in taken:
                 self._note(
-                    service.ref, f"spec.ports[{index}]", f"{where_defined(definition)} is not the first behind it here"
+                    service.ref, f"spec.ports[{index}]", f"{defined(definition)} is not the first behind it here"
                 )
                 continue
             taken.add(port.port)
@@ -216,11 +217,6 @@ class Callee:
 
 def _untold(_ref: Ref | None, _path: str, _reason: str) -> None:
     """For what is nobody's problem yet."""
-
-
-def where_defined(definition: ServiceDefinition) -> str:
-    """For people: its place among what the host says."""
-    return f"services[{names.safe(definition.namespace)}/{names.safe(definition.name)}]"
 
 
 def _local_protocol(port: ServicePort, local: LocalPort) -> Protocol:

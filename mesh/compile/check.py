@@ -197,6 +197,11 @@ def _note(message: pb.Message, refers: set[Name]) -> None:
         case pb.SdsSecretConfig():
             refers.add((pb.SECRET, message.name))
         case pb.TcpProxy() | pb.RouteAction():
+            if message.cluster:
+                refers.add((pb.CLUSTER, message.cluster))
+        case pb.WeightedCluster.ClusterWeight() | pb.TcpProxy.WeightedCluster.ClusterWeight():
+            refers.add((pb.CLUSTER, message.name))
+        case pb.RouteAction.RequestMirrorPolicy():
             refers.add((pb.CLUSTER, message.cluster))
         case _:
             pass

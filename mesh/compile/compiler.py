@@ -6,6 +6,7 @@ gives the same bytes, versions and digest for the same view.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,11 +14,16 @@ from mesh import pb
 from mesh.compile import endpoints, gate, inbound, names, outbound, tls
 from mesh.compile.layered import Layered, over
 from mesh.compile.project import project
+from mesh.compile.rules import Target
 from mesh.compile.types import Problem, Resource, Resources, Snapshot
-from mesh.compile.view import Frame, Inbound, NodeView, Outbound
+from mesh.compile.view import Assignment, Frame, Inbound, NodeView, Outbound
 from mesh.model import CLUSTER_SINGLETON, NodeLocal, Ref, ServiceRef, World
 
 _MODULUS = 1 << 256
+
+Assignments = Mapping[str, Assignment]
+"""By name."""
+
 _NO_ENDPOINTS: Mapping[str, Any] = MappingProxyType({})
 _CONFIG = Ref("MeshConfig", "", CLUSTER_SINGLETON)
 
@@ -33,8 +39,8 @@ class Compiler:
         self._snapshot: Snapshot | None = None
         self._memo: dict[tuple[str, str], tuple[object, Resource]] = {}
         self._fragments: dict[ServiceRef, endpoints.Fragments] = {}
-        self._ports: Mapping[ServiceRef, Iterable[int]] = {}
-        """Of every Service that is called, the ports."""
+        self._wanted: Mapping[ServiceRef, Assignments] = {}
+        """Of every Service that is called, the load assignments that its endpoints are in."""
         self._total = 0
         """Sum of the hashes of all resources: adding and taking away costs what changed."""
 
@@ -61,14 +67,13 @@ class Compiler:
         # What is remembered changes only once all is made: an error leaves the last good state whole.
         fragments = {service: self._fragments.get(service) or endpoints.Fragments() for service in run.wanted}
         known = before.resources[pb.ENDPOINT] if before else {}
-        for service, ports in run.wanted.items():
-            for resource in _assignments(view, service, ports, fragments[service], known):
-                made[pb.ENDPOINT][resource.name] = resource
+        for resource in _assigned(view, run.wanted, run.wanted, fragments, known):
+            made[pb.ENDPOINT][resource.name] = resource
         resources, changed = _keep_unchanged(before, made)
         total = self._total
         for url, those in changed.items():
             total += _difference(url, those, before.resources[url] if before else {}, resources[url])
-        self._memo, self._ports, self._fragments, self._total = run.memo, run.wanted, fragments, total % _MODULUS
+        self._memo, self._wanted, self._fragments, self._total = run.memo, run.wanted, fragments, total % _MODULUS
         return self._finish(view, resources, changed, (*view.frame.problems, *run.problems))
 
     def _finish(
@@ -94,8 +99,7 @@ class Compiler:
         old = known.resources[pb.ENDPOINT]
         found = {
             resource.name: resource
-            for service in _touched(before, view, self._ports)
-            for resource in _assignments(view, service, self._ports[service], self._fragments[service], old)
+            for resource in _assigned(view, _touched(before, view, self._wanted), self._wanted, self._fragments, old)
             if old.get(resource.name) is not resource
         }
         if not found:
@@ -105,13 +109,20 @@ class Compiler:
         return self._finish(view, resources, {pb.ENDPOINT: frozenset(found)}, known.problems)
 
 
-def _assignments(
-    view: NodeView, service: ServiceRef, ports: Iterable[int], fragments: endpoints.Fragments, known: Resources
+def _assigned(
+    view: NodeView,
+    touched: Iterable[ServiceRef],
+    wanted: Mapping[ServiceRef, Assignments],
+    fragments: Mapping[ServiceRef, endpoints.Fragments],
+    known: Resources,
 ) -> Iterator[Resource]:
-    fragments.update(view.endpoints.get(service, _NO_ENDPOINTS))
-    for port in ports:
-        name = names.load_assignment(service, port)
-        yield _resource(name, fragments.assignment(name, port), frozenset(), known.get(name))
+    """Load assignments with endpoints of the Services that were touched."""
+    names_of: dict[str, Assignment] = {}
+    for service in touched:
+        fragments[service].update(view.endpoints.get(service, _NO_ENDPOINTS))
+        names_of.update(wanted[service])
+    for name in sorted(names_of):
+        yield _resource(name, endpoints.encoded(names_of[name], fragments), frozenset(), known.get(name))
 
 
 def _difference(url: str, changed: Iterable[str], old: Resources, new: Resources) -> int:
@@ -125,14 +136,14 @@ def _difference(url: str, changed: Iterable[str], old: Resources, new: Resources
     return total
 
 
-def _touched(before: NodeView, view: NodeView, ports: Mapping[ServiceRef, object]) -> Iterable[ServiceRef]:
+def _touched(before: NodeView, view: NodeView, wanted: Mapping[ServiceRef, object]) -> Iterable[ServiceRef]:
     """Services whose endpoints may have changed; by comparison only if the view does not say."""
     if view.endpoints is before.endpoints:
         return ()
     if view.before is before.endpoints:
-        return [service for service in view.touched if service in ports]
+        return [service for service in view.touched if service in wanted]
     old, new = before.endpoints, view.endpoints
-    return [service for service in ports if old.get(service) is not new.get(service)]
+    return [service for service in wanted if old.get(service) is not new.get(service)]
 
 
 def _hash(url: str, resource: Resource) -> int:
@@ -173,13 +184,16 @@ class _Run:
         self.memo: dict[tuple[str, str], tuple[object, Resource]] = {}
         self.problems: list[Problem] = []
         self._held = {name for name, _ in frame.identities}
-        self.wanted: dict[ServiceRef, set[int]] = {}
-        """Services and ports of which a cluster takes endpoints."""
+        self._callable: set[tuple[str, Target]] = set()
+        """Identities and what they can call: its cluster is there."""
+        self.wanted: dict[ServiceRef, dict[str, Assignment]] = {}
+        """Services of which clusters take endpoints, and the load assignments that these are in."""
         self._made: dict[str, dict[str, Resource]] = {url: {} for url in pb.SHORT}
 
     def resources(self) -> dict[str, dict[str, Resource]]:
         self._secrets()
         self._inbound()
+        self._backends()
         for upstream in self._frame.outbound:
             self._upstream(upstream)
         self._gate()
@@ -255,24 +269,35 @@ class _Run:
             pb.ROUTE, names.inbound_route(port.service, port.port), port, lambda: inbound.route(port), blame
         )
 
+    def _backends(self) -> None:
+        """A cluster for whatever can be called."""
+        frame = self._frame
+        for backend in frame.backends:
+            name = outbound.cluster_name(backend.identity, backend.target)
+            if not self._ready(backend.identity):
+                continue
+            make = partial(outbound.cluster, frame, backend)
+            if self._add(pb.CLUSTER, name, backend, make, backend.sources):
+                self._callable.add((backend.identity, backend.target))
+                for service in backend.assignment.services:
+                    self.wanted.setdefault(service, {})[backend.assignment.name] = backend.assignment
+
     def _upstream(self, upstream: Outbound) -> None:
-        frame, name, blame = self._frame, outbound.name(upstream), (upstream.source,)
+        frame, name, blame = self._frame, outbound.name(upstream), upstream.sources
         fault = upstream.fault or ("" if self._ready(upstream.identity) else outbound.NO_CERTIFICATE)
-        if not fault and not self._add(pb.CLUSTER, name, upstream, lambda: outbound.cluster(frame, upstream), blame):
+        if not fault and any((upstream.identity, target) not in self._callable for target in upstream.targets):
             fault = "this host cannot make sense of the Service"
-        if not fault:
-            self.wanted.setdefault(upstream.service, set()).add(upstream.port)
         tcp = outbound.is_tcp(upstream)
         if not tcp:
             self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
-        elif fault:
+        elif names.UNAVAILABLE in dict(outbound.tcp_shares(upstream, fault)):
             self._add(pb.CLUSTER, names.UNAVAILABLE, (), outbound.unavailable_cluster)
         self._add(
             pb.LISTENER,
             names.outbound_listener(upstream.identity, upstream.listen),
-            (upstream.identity, upstream.listen, upstream.service, upstream.port, tcp, tcp and bool(fault)),
-            lambda: outbound.listener(frame, upstream, open_=not fault),
-            blame,
+            (upstream.identity, upstream.listen, upstream.service, upstream.port, outbound.tcp_shares(upstream, fault)),
+            lambda: outbound.listener(frame, upstream, fault),
+            (upstream.source,),
         )
 
     def _gate(self) -> None:

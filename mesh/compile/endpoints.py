@@ -5,10 +5,11 @@ goes there, ever: a call fails at once rather than reach an application that is 
 a host that they cannot hear; it may well serve. So lost endpoints get traffic if nobody is healthy, and only then.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from mesh import pb
-from mesh.model import Endpoint, Health
+from mesh.compile.view import Assignment, Part
+from mesh.model import Endpoint, Health, ServiceRef
 from mesh.model.checks import address_fault, port_fault
 
 MAX_WEIGHT = 1_000_000
@@ -23,15 +24,22 @@ STATUS: dict[Health, int] = {
 # Field numbers, as keys on the wire (envoy/config/endpoint/v3/endpoint.proto and endpoint_components.proto).
 _CLUSTER_NAME, _ENDPOINTS, _LB_ENDPOINTS = b"\x0a", b"\x12", b"\x12"
 
+SOCKET_MATCH = "envoy.transport_socket_match"
+SOCKET = "socket"
+"""Key of the name of an endpoint's TLS context, in its metadata."""
 
-def message(endpoint: Endpoint, status: int) -> pb.LbEndpoint:
+
+def message(endpoint: Endpoint, status: int, socket: str = "") -> pb.LbEndpoint:
     spec = endpoint.spec
     address = pb.Address(socket_address=pb.SocketAddress(address=spec.address, port_value=spec.port))
-    return pb.LbEndpoint(
+    found = pb.LbEndpoint(
         endpoint=pb.Endpoint(address=address),
         health_status=status,
         load_balancing_weight=pb.uint32(min(max(spec.weight, 1), MAX_WEIGHT)),
     )
+    if socket:
+        found.metadata.filter_metadata[SOCKET_MATCH].update({SOCKET: socket})
+    return found
 
 
 def status_of(endpoint: Endpoint, *, any_healthy: bool) -> int:
@@ -46,50 +54,74 @@ def usable(endpoint: Endpoint) -> bool:
     return not address_fault(endpoint.spec.address) and not port_fault(endpoint.spec.port)
 
 
-def straightforward(name: str, port: int, endpoints: Mapping[str, Endpoint]) -> pb.ClusterLoadAssignment:
+def straightforward(
+    assignment: Assignment, endpoints: Mapping[ServiceRef, Mapping[str, Endpoint]]
+) -> pb.ClusterLoadAssignment:
     """The same through protobuf's own tree: what `Fragments` must give, byte for byte."""
-    chosen = [
-        endpoints[key] for key in sorted(endpoints) if usable(endpoints[key]) and port in endpoints[key].spec.ports
-    ]
-    healthy = any(e.spec.health == "healthy" for e in chosen)
-    encoded = [message(e, status_of(e, any_healthy=healthy)) for e in chosen]
-    groups = [pb.LocalityLbEndpoints(lb_endpoints=encoded)] if encoded else []
-    return pb.ClusterLoadAssignment(cluster_name=name, endpoints=groups)
+    groups = []
+    for part in assignment.parts:
+        known = endpoints.get(part.target.service, {})
+        chosen = [
+            known[key] for key in sorted(known) if usable(known[key]) and part.target.port in known[key].spec.ports
+        ]
+        healthy = any(e.spec.health == "healthy" for e in chosen)
+        encoded = [message(e, status_of(e, any_healthy=healthy), part.socket) for e in chosen]
+        if encoded:
+            group = pb.LocalityLbEndpoints()
+            group.MergeFromString(_frame(part))
+            group.lb_endpoints.extend(encoded)
+            groups.append(group)
+    return pb.ClusterLoadAssignment(cluster_name=assignment.name, endpoints=groups)
+
+
+def _frame(part: Part) -> bytes:
+    """What a part's group has besides endpoints."""
+    if not part.weight:
+        return b""
+    return pb.encode(
+        pb.LocalityLbEndpoints(locality=pb.Locality(sub_zone=part.socket), load_balancing_weight=pb.uint32(part.weight))
+    )
 
 
 class Fragments:
-    """Encoded endpoints of one Service. `update` costs what changed; `assignment` a concatenation."""
+    """Encoded endpoints of one Service. `update` costs what changed; `group` a concatenation."""
 
     def __init__(self) -> None:
         self._known: dict[str, Endpoint] = {}
-        self._encoded: dict[tuple[str, int], bytes] = {}
+        self._encoded: dict[str, dict[tuple[int, str], bytes]] = {}
 
     def update(self, endpoints: Mapping[str, Endpoint]) -> None:
         known = self._known
         for name in [n for n, e in known.items() if endpoints.get(n) is not e]:
             del known[name]
-            for status in _STATUSES:
-                self._encoded.pop((name, status), None)
+            self._encoded.pop(name, None)
         if len(known) != len(endpoints):
             known.update((n, e) for n, e in endpoints.items() if n not in known and usable(e))
 
-    def assignment(self, name: str, port: int) -> bytes:
-        """The bytes of the ClusterLoadAssignment of one port."""
+    def group(self, part: Part) -> bytes:
+        """The bytes of a part's LocalityLbEndpoints; none without endpoints."""
+        port, socket = part.target.port, part.socket
         chosen = sorted((n, e) for n, e in self._known.items() if port in e.spec.ports)
+        if not chosen:
+            return b""
         healthy = any(e.spec.health == "healthy" for _, e in chosen)
-        parts = [self._fragment(n, e, status_of(e, any_healthy=healthy)) for n, e in chosen]
-        head = _CLUSTER_NAME + _sized(name.encode())
-        return head + _ENDPOINTS + _sized(b"".join(parts)) if parts else head
+        return _frame(part) + b"".join(
+            self._fragment(n, e, status_of(e, any_healthy=healthy), socket) for n, e in chosen
+        )
 
-    def _fragment(self, name: str, endpoint: Endpoint, status: int) -> bytes:
-        found = self._encoded.get((name, status))
+    def _fragment(self, name: str, endpoint: Endpoint, status: int, socket: str) -> bytes:
+        cached = self._encoded.setdefault(name, {})
+        found = cached.get((status, socket))
         if found is None:
-            found = _LB_ENDPOINTS + _sized(pb.encode(message(endpoint, status)))
-            self._encoded[name, status] = found
+            found = cached[status, socket] = _LB_ENDPOINTS + _sized(pb.encode(message(endpoint, status, socket)))
         return found
 
 
-_STATUSES: Iterable[int] = tuple(sorted({*STATUS.values()}))
+def encoded(assignment: Assignment, fragments: Mapping[ServiceRef, Fragments]) -> bytes:
+    """The bytes of a ClusterLoadAssignment. Protobuf takes the fields of a message in any order."""
+    groups = [fragments[part.target.service].group(part) for part in assignment.parts]
+    head = _CLUSTER_NAME + _sized(assignment.name.encode())
+    return head + b"".join(_ENDPOINTS + _sized(group) for group in groups if group)
 
 
 def _sized(raw: bytes) -> bytes:

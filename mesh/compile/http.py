@@ -8,6 +8,8 @@ from mesh.compile.parts import ADS, CONNECTION_WINDOW, STREAM_WINDOW, http_filte
 
 RBAC_FILTER = "holdfast.rbac"
 RULE_FILTER = "holdfast.rule"
+CORS_FILTER = "envoy.filters.http.cors"
+FAULT_FILTER = "envoy.filters.http.fault"
 
 RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
 """The rule that decided; also of an allowed request."""
@@ -164,17 +166,34 @@ def to_cluster(cluster: str, retry: pb.RetryPolicy | None = None) -> pb.Route:
     return pb.Route(match=pb.RouteMatch(prefix="/"), route=action)
 
 
+IDEMPOTENT = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
+"""Requests that may be repeated without harm (RFC 9110, 9.2.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicies:
+    """What is tried again, of requests that may be repeated without harm, and of all others."""
+
+    idempotent: pb.RetryPolicy
+    other: pb.RetryPolicy
+
+
 def idempotent(route: pb.Route) -> pb.Route:
-    """The same for requests that may be repeated without harm (RFC 9110, 9.2.2) alone."""
-    methods = pb.StringMatcher(safe_regex=pb.RegexMatcher(regex="GET|HEAD|OPTIONS|TRACE|PUT|DELETE"))
+    """The same for requests that may be repeated without harm alone."""
+    methods = pb.StringMatcher(safe_regex=pb.RegexMatcher(regex=IDEMPOTENT))
     route.match.headers.append(pb.HeaderMatcher(name=":method", string_match=methods))
     return route
 
 
-def unavailable(reason: str) -> pb.Route:
-    """503 with a reason for people."""
+def answer(status: int, reason: str) -> pb.Route:
+    """Said by the proxy itself, with a reason for people."""
     body = pb.DataSource(inline_string=f"holdfast: {reason}\n")
-    return pb.Route(match=pb.RouteMatch(prefix="/"), direct_response=pb.DirectResponseAction(status=503, body=body))
+    return pb.Route(match=pb.RouteMatch(prefix="/"), direct_response=pb.DirectResponseAction(status=status, body=body))
+
+
+def calling_filters() -> tuple[pb.HttpFilter, ...]:
+    """Of listeners for applications. They do nothing but where a route says so: a listener never changes for that."""
+    return (http_filter(CORS_FILTER, pb.Cors()), http_filter(FAULT_FILTER, pb.HttpFault()))
 
 
 def retry_elsewhere(conditions: tuple[str, ...], *, retries: int) -> pb.RetryPolicy:

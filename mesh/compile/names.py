@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from mesh.model import ServiceRef
+from mesh.model import ServiceDefinition, ServiceRef
 
 INBOUND_LISTENER = "inbound"
 GATE = "gate"
@@ -35,6 +35,11 @@ def load_assignment(service: ServiceRef, port: int) -> str:
     return f"{port}|{service}"
 
 
+def divided(identity: str, service: ServiceRef, port: int) -> str:
+    """The load assignment of a TCP Service whose connections are shared out, as this identity calls it."""
+    return f"divided|{port}|{service}|{identity}"
+
+
 def inbound_route(service: ServiceRef, port: int) -> str:
     return f"inbound|{port}|{service}"
 
@@ -63,3 +68,8 @@ def shown(listen: str) -> str:
 def safe(text: str) -> str:
     """A name from the store as part of a rule's name, in logs and headers."""
     return _UNSAFE.sub("_", text[:128]) or "_"
+
+
+def defined(definition: ServiceDefinition) -> str:
+    """A host's own definition, as the path of a problem."""
+    return f"services[{safe(definition.namespace)}/{safe(definition.name)}]"

@@ -4,8 +4,10 @@ A listener stays the same while its upstream's protocol family does: Services co
 assignments, and neither closes a connection.
 """
 
+from collections.abc import Iterator
+
 from mesh import pb
-from mesh.compile import http, names, tls
+from mesh.compile import endpoints, http, names, routes, tls
 from mesh.compile.inbound import TCP_IDLE_SECONDS
 from mesh.compile.parts import (
     ADS,
@@ -20,7 +22,8 @@ from mesh.compile.parts import (
     socket_options,
     static_cluster,
 )
-from mesh.compile.view import Frame, Outbound
+from mesh.compile.rules import Target
+from mesh.compile.view import Backend, Frame, Outbound
 
 RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
 """Each of them means: no application has seen the request."""
@@ -43,7 +46,7 @@ _PING = (10.0, 5.0)
 
 
 def name(upstream: Outbound) -> str:
-    """Of its cluster and its route."""
+    """Of its route, and of the cluster that is the Service itself."""
     return names.outbound(upstream.identity, upstream.service, upstream.port)
 
 
@@ -52,29 +55,52 @@ def is_tcp(upstream: Outbound) -> bool:
     return upstream.protocol == "tcp"
 
 
-def listener(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Listener:
-    """`open_`: its cluster exists. It matters for TCP only; HTTP has it in the route."""
+def tcp_shares(upstream: Outbound, fault: str) -> tuple[tuple[str, int], ...]:
+    """Clusters of a TCP listener, with weights; HTTP has them in the route.
+
+    Weights among Services are in the load assignment. Only what cannot be sent to is here: a change of that is rare,
+    and closes connections.
+    """
+    if not is_tcp(upstream):
+        return ()
+    divided = upstream.split
+    if fault or (divided is not None and not divided.shares):
+        return ((names.UNAVAILABLE, 1),)
+    lost = ((names.UNAVAILABLE, divided.lost),) if divided and divided.lost else ()
+    return ((name(upstream), sum(share.weight for share in divided.shares) if lost and divided else 1), *lost)
+
+
+def listener(frame: Frame, upstream: Outbound, fault: str) -> pb.Listener:
     return pb.Listener(
         name=names.outbound_listener(upstream.identity, upstream.listen),
         address=listen_address(upstream.listen),
         traffic_direction=pb.TrafficDirection.OUTBOUND,
-        filter_chains=[pb.FilterChain(filters=[_filter(frame, upstream, open_=open_)])],
+        filter_chains=[pb.FilterChain(filters=[_filter(frame, upstream, fault)])],
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
     )
 
 
-def _filter(frame: Frame, upstream: Outbound, *, open_: bool) -> pb.Filter:
+def _filter(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
     log = _log(frame, upstream)
     stat_prefix = f"outbound_{upstream.port}_{upstream.service}"
     if not is_tcp(upstream):
-        return http.manager(http.Manager(stat_prefix=stat_prefix, route=name(upstream), log=log, inbound=False))
+        return http.manager(
+            http.Manager(
+                stat_prefix=stat_prefix, route=name(upstream), log=log, filters=http.calling_filters(), inbound=False
+            )
+        )
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
-        cluster=name(upstream) if open_ else names.UNAVAILABLE,
         max_connect_attempts=pb.uint32(_LOCAL_FAILURES + 1),
         idle_timeout=pb.duration(TCP_IDLE_SECONDS),
         access_log=[log],
     )
+    shares = tcp_shares(upstream, fault)
+    if len(shares) == 1:
+        proxy.cluster = shares[0][0]
+    else:
+        weights = [pb.TcpProxy.WeightedCluster.ClusterWeight(name=cluster, weight=weight) for cluster, weight in shares]
+        proxy.weighted_clusters.CopyFrom(pb.TcpProxy.WeightedCluster(clusters=weights))
     return network_filter("envoy.filters.network.tcp_proxy", proxy)
 
 
@@ -91,31 +117,44 @@ def _log(frame: Frame, upstream: Outbound) -> pb.AccessLog:
 
 
 def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
-    """To its cluster, or the reason why there is none."""
+    """To its clusters, or the reason why there is none."""
     if fault:
-        routes = [http.unavailable(fault)]
+        chosen = [http.answer(503, fault)]
+    elif upstream.entries is not None:
+        chosen = list(
+            routes.routes(
+                upstream.entries, lambda target: cluster_name(upstream.identity, target), _retries(), upstream.port
+            )
+        )
     else:
-        routes = [
-            http.idempotent(
-                http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_IDEMPOTENT_ON, retries=_RETRIES))
-            ),
-            http.to_cluster(name(upstream), http.retry_elsewhere(RETRY_ON, retries=_RETRIES)),
+        here, policies = cluster_name(upstream.identity, upstream.target), _retries()
+        chosen = [
+            http.idempotent(http.to_cluster(here, policies.idempotent)),
+            http.to_cluster(here, policies.other),
         ]
-    return http.route_config(name(upstream), *routes, response_headers_to_remove=[names.UNREACHED])
+    return http.route_config(name(upstream), *chosen, response_headers_to_remove=[names.UNREACHED])
 
 
-def cluster(frame: Frame, upstream: Outbound) -> pb.Cluster:
-    """The upstream as this identity calls it."""
-    tcp = is_tcp(upstream)
-    server_name = names.sni(upstream.service, upstream.port, frame.cluster)
+def _retries() -> http.RetryPolicies:
+    return http.RetryPolicies(
+        idempotent=http.retry_elsewhere(RETRY_IDEMPOTENT_ON, retries=_RETRIES),
+        other=http.retry_elsewhere(RETRY_ON, retries=_RETRIES),
+    )
+
+
+def cluster_name(identity: str, target: Target) -> str:
+    return names.outbound(identity, target.service, target.port)
+
+
+def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
+    """A Service's port as this identity calls it."""
+    tcp = backend.protocol == "tcp"
+    service, port = backend.target.service, backend.target.port
     found = pb.Cluster(
-        name=name(upstream),
+        name=cluster_name(backend.identity, backend.target),
         type=pb.Cluster.EDS,
-        eds_cluster_config=pb.Cluster.EdsClusterConfig(
-            eds_config=ADS, service_name=names.load_assignment(upstream.service, upstream.port)
-        ),
+        eds_cluster_config=pb.Cluster.EdsClusterConfig(eds_config=ADS, service_name=backend.assignment.name),
         connect_timeout=pb.duration(CONNECT_SECONDS),
-        transport_socket=tls.client(upstream.identity, server_name, upstream.accounts, () if tcp else ("h2",)),
         circuit_breakers=limits(),
         outlier_detection=_outliers(),
         common_lb_config=pb.Cluster.CommonLbConfig(
@@ -127,12 +166,31 @@ def cluster(frame: Frame, upstream: Outbound) -> pb.Cluster:
         ignore_health_on_host_removal=True,
         upstream_bind_config=pb.BindConfig(socket_options=socket_options()),
     )
+    if backend.route is not None:
+        found.transport_socket_matches.extend(_sockets(frame, backend))
+        # What no match is found for would be called in plaintext: let it be called as nobody instead.
+        found.transport_socket.CopyFrom(tls.client(backend.identity, names.UNAVAILABLE, (tls.NOBODY,)))
+        found.common_lb_config.locality_weighted_lb_config.SetInParent()
+    else:
+        server_name = names.sni(service, port, frame.cluster)
+        socket = tls.client(backend.identity, server_name, backend.accounts, () if tcp else ("h2",))
+        found.transport_socket.CopyFrom(socket)
     if tcp:
         return found
     options = http2_upstream(idle_seconds=_HTTP2_IDLE_SECONDS, keepalive=_PING)
     # Ended as HTTP/2 does it, after the last answer: no request is lost.
-    options.common_http_protocol_options.max_connection_duration.CopyFrom(pb.duration(upstream.age))
+    options.common_http_protocol_options.max_connection_duration.CopyFrom(pb.duration(backend.age))
     return set_http(found, options)
+
+
+def _sockets(frame: Frame, backend: Backend) -> Iterator[pb.Cluster.TransportSocketMatch]:
+    """A TLS context for each Service whose endpoints are in the assignment."""
+    for part in backend.assignment.parts:
+        said = pb.Struct()
+        said.update({endpoints.SOCKET: part.socket})
+        server_name = names.sni(part.target.service, part.target.port, frame.cluster)
+        socket = tls.client(backend.identity, server_name, part.accounts)
+        yield pb.Cluster.TransportSocketMatch(name=part.socket, match=said, transport_socket=socket)
 
 
 def _outliers() -> pb.OutlierDetection:

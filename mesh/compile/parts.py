@@ -174,6 +174,7 @@ def log_fields(
         "source": source,
         "destination": destination,
         **({"rule": rule} if rule else {}),
+        **({"route": "%ROUTE_NAME%"} if http and direction == "outbound" else {}),
         **({"denied_by": f"%RESP({names.DENIED_BY}):256%"} if http else {}),
     }
 

@@ -22,7 +22,7 @@ def _common(identity: str, alpn: tuple[str, ...]) -> pb.CommonTlsContext:
     )
 
 
-_NOBODY = "nobody"
+NOBODY = "nobody"
 """A name that no certificate of the mesh has: those begin with spiffe://."""
 
 
@@ -36,7 +36,7 @@ def server(identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | No
         common.validation_context_sds_secret_config.CopyFrom(_sds(names.BUNDLE))
     else:
         # An empty list would mean: any name.
-        matchers = [*map(_exact, callers.ids), *map(_prefix, callers.prefixes)] or [_exact(_NOBODY)]
+        matchers = [*map(_exact, callers.ids), *map(_prefix, callers.prefixes)] or [_exact(NOBODY)]
         common.combined_validation_context.CopyFrom(_bundle_and(matchers))
     context = pb.DownstreamTlsContext(
         common_tls_context=common,

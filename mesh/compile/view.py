@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mesh.compile import names
+from mesh.compile.rules import Entry, Target, TcpSplit
 from mesh.compile.types import Problem
 from mesh.model import Endpoint, GateSpec, Identity, NodeLocal, Object, Protocol, Ref, Revision, ServiceRef
 
@@ -49,6 +51,34 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Endpoints of one Service's port, as part of a load assignment."""
+
+    target: Target
+    weight: int = 0
+    """Its share among the parts; 0: it is the only one."""
+    accounts: tuple[str, ...] = ()
+    """SPIFFE ids: the only ones that may answer, where it has a TLS context of its own."""
+
+    @property
+    def socket(self) -> str:
+        """The TLS context of its endpoints, if parts of several Services are in one cluster."""
+        return names.load_assignment(self.target.service, self.target.port) if self.weight else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a load assignment is made from."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def services(self) -> frozenset[ServiceRef]:
+        return frozenset(part.target.service for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Outbound:
     """A Service's port that an application of this host calls."""
 
@@ -58,16 +88,57 @@ class Outbound:
     port: int
     protocol: Protocol | None = None
     """None: not known, since the Service or its port is not there."""
-    accounts: tuple[str, ...] = ()
-    """SPIFFE ids: the only ones that may answer."""
     fault: str = ""
     """Why calls cannot go anywhere, in words for the caller."""
-    age: int = 3600
-    """Seconds that an HTTP connection may live: a new one shows the caller's newest certificate."""
+    entries: tuple[Entry, ...] | None = None
+    """What its routes say, in the order in which they are tried; None: it has none, and all goes to the Service."""
+    split: TcpSplit | None = None
+    """TCP: what its route says; None: it has none."""
 
     @property
     def source(self) -> Ref:
         return Ref("Service", self.service.namespace, self.service.name)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.service, self.port)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where its requests may go."""
+        if self.fault:
+            return ()
+        if self.entries is None:
+            return (self.target,) if self.split is None or self.split.shares else ()
+        return tuple(dict.fromkeys(target for entry in self.entries for target in entry.targets))
+
+    @property
+    def sources(self) -> frozenset[Ref]:
+        """The objects that its routes were made from."""
+        split = (self.split.source,) if self.split else ()
+        return frozenset({self.source, *split, *(entry.source for entry in self.entries or ())})
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A Service's port as one identity of this host calls it."""
+
+    identity: str
+    target: Target
+    protocol: Protocol
+    accounts: tuple[str, ...]
+    """SPIFFE ids: the only ones that may answer."""
+    assignment: Assignment
+    route: Ref | None = None
+    """TCP: whose shares are in the assignment."""
+    age: int = 3600
+    """Seconds that an HTTP connection may live: a new one shows the caller's newest certificate."""
+
+    @property
+    def sources(self) -> frozenset[Ref]:
+        services = {self.target.service, *self.assignment.services}
+        route = {self.route} if self.route else set()
+        return frozenset({Ref("Service", s.namespace, s.name) for s in services} | route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +153,8 @@ class Frame:
     access_log: str
     inbound: tuple[Inbound, ...] = ()
     outbound: tuple[Outbound, ...] = ()
+    backends: tuple[Backend, ...] = ()
+    """All that `outbound` leads to, each once."""
     identities: tuple[tuple[str, Identity], ...] = ()
     """Certificates held, of those that something here needs; sorted by name."""
     roots: tuple[str, ...] = ()
@@ -95,7 +168,7 @@ class NodeView:
     revision: Revision
     frame: Frame
     endpoints: Mapping[ServiceRef, Endpoints]
-    """Only those of Services in `frame.outbound` are read."""
+    """Only those of Services in `frame.backends` are read."""
     before: Mapping[ServiceRef, Endpoints] | None = field(default=None, repr=False, compare=False)
     touched: frozenset[ServiceRef] = field(default=frozenset(), repr=False, compare=False)
     """As in World: it saves compile a comparison with `before`, and can only make it faster."""

@@ -3,8 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh import pb
-from mesh.compile.endpoints import Fragments, straightforward
-from mesh.model import Endpoint, EndpointSpec, Metadata
+from mesh.compile.endpoints import Fragments, encoded, straightforward
+from mesh.compile.rules import Target
+from mesh.compile.view import Assignment, Part
+from mesh.model import Endpoint, EndpointSpec, Metadata, ServiceRef
 
 names = st.from_regex(r"[a-z]{1,3}", fullmatch=True)
 addresses = st.sampled_from(["10.0.0.1", "10.1.2.3", "::1", "not an address", ""])
@@ -28,13 +30,37 @@ def endpoint(draw) -> Endpoint:
 worlds = st.dictionaries(names, endpoint(), max_size=6)
 
 
+API, DB = ServiceRef("shop", "api"), ServiceRef("shop", "db")
+
+
+def plain(name: str, port: int) -> Assignment:
+    return Assignment(name, (Part(Target(API, port)),))
+
+
 @given(st.lists(worlds, min_size=1, max_size=5), st.text(min_size=1, max_size=200))
 def test_spliced_bytes_are_those_of_protobuf(states, name):
     fragments = Fragments()
     for state in states:
         fragments.update(state)
         for port in (80, 81):
-            assert fragments.assignment(name, port) == pb.encode(straightforward(name, port, state))
+            spliced = encoded(plain(name, port), {API: fragments})
+            assert spliced == pb.encode(straightforward(plain(name, port), {API: state}))
+
+
+@given(st.lists(st.tuples(worlds, worlds), min_size=1, max_size=4))
+def test_endpoints_of_several_services_have_weights_and_tls_contexts(states):
+    fragments = {API: Fragments(), DB: Fragments()}
+    shared = Assignment("x", (Part(Target(API, 80), 9), Part(Target(DB, 81), 1)))
+    for api, db in states:
+        fragments[API].update(api)
+        fragments[DB].update(db)
+        spliced = pb.ClusterLoadAssignment.FromString(encoded(shared, fragments))
+        assert spliced == straightforward(shared, {API: api, DB: db})
+        for group in spliced.endpoints:
+            socket = group.locality.sub_zone
+            assert group.load_balancing_weight.value == {"80|api.shop": 9, "81|db.shop": 1}[socket]
+            said = [e.metadata.filter_metadata["envoy.transport_socket_match"]["socket"] for e in group.lb_endpoints]
+            assert said == [socket] * len(said)
 
 
 def test_many_endpoints_need_longer_lengths():
@@ -47,7 +73,7 @@ def test_many_endpoints_need_longer_lengths():
     }
     fragments = Fragments()
     fragments.update(state)
-    assert fragments.assignment("80|a", 80) == pb.encode(straightforward("80|a", 80, state))
+    assert encoded(plain("80|a", 80), {API: fragments}) == pb.encode(straightforward(plain("80|a", 80), {API: state}))
 
 
 def statuses(**healths: str) -> list[int]:
@@ -60,7 +86,7 @@ def statuses(**healths: str) -> list[int]:
         )
         for name, health in healths.items()
     }
-    assignment = straightforward("x", 80, state)
+    assignment = straightforward(plain("x", 80), {API: state})
     return [e.health_status for group in assignment.endpoints for e in group.lb_endpoints]
 
 

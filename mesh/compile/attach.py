@@ -1,0 +1,143 @@
+"""Which routes are for whom, and where their backends are: Gateway API's rules for meshes (GEP-1294), over objects.
+
+    Attached(objects)      routes by the Service that they hang on
+      .apply(caller, ...)  those that count for one caller and one port, and why others do not
+    resolve(...)           a backend's Service and port, or the reason why nothing can be sent there
+
+Used by `project` for a host, and by whoever tells an operator what became of a route. Pure.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mesh.model import GRPCRoute, HTTPRoute, Object, Ref, ReferenceGrant, Service, ServicePort, ServiceRef, TCPRoute
+from mesh.model.checks import label_fault, port_fault
+from mesh.model.routing import BackendRef, ParentRef
+
+AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
+
+Reason = Literal["InvalidKind", "BackendNotFound", "RefNotPermitted", "UnsupportedProtocol"]
+"""Why a backend cannot be sent to, in the specification's words (RouteConditionReason)."""
+
+RANK = ("GRPCRoute", "HTTPRoute", "TCPRoute")
+"""Of several kinds on one port, the first counts (GEP-1294, route types)."""
+
+_HTTP = frozenset({"http", "http2", "grpc"})
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A backend that cannot be sent to."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    service: Service
+    port: ServicePort
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The routes for one caller and one port: of one kind, by precedence, the oldest first."""
+
+    routes: tuple[AnyRoute, ...] = ()
+    conflicted: tuple[AnyRoute, ...] = ()
+    """For this port as well, but of a kind that comes after that of `routes`."""
+
+
+def parent_of(route: AnyRoute, parent: ParentRef) -> ServiceRef:
+    return ServiceRef(parent.namespace or route.metadata.namespace, parent.name)
+
+
+def names_port(parent: ParentRef, port: ServicePort) -> bool:
+    """Is a Service's port meant by this reference?"""
+    return parent.port in {0, port.port} and parent.section_name in {"", port.name}
+
+
+def fits(route: AnyRoute, port: ServicePort) -> bool:
+    """Can a port of this protocol have such a route? Connections of TCP have no requests to look at."""
+    return (port.protocol in _HTTP) != isinstance(route, TCPRoute)
+
+
+def age(obj: Object) -> tuple[str, str, str]:
+    """Sorts by precedence: the older object, then by `<namespace>/<name>`."""
+    meta = obj.metadata
+    return (meta.creation_timestamp or "9999", meta.namespace, meta.name)
+
+
+class Attached:
+    """Routes by Service, and grants by namespace."""
+
+    def __init__(self, objects: Mapping[Ref, Object]) -> None:
+        self._objects = objects
+        self._routes: dict[ServiceRef, list[AnyRoute]] = {}
+        self._grants: dict[str, list[ReferenceGrant]] = {}
+        for found in objects.values():
+            if isinstance(found, HTTPRoute | GRPCRoute | TCPRoute):
+                for service in {parent_of(found, parent) for parent in found.spec.parent_refs}:
+                    self._routes.setdefault(service, []).append(found)
+            elif isinstance(found, ReferenceGrant):
+                self._grants.setdefault(found.metadata.namespace, []).append(found)
+        for routes in self._routes.values():
+            routes.sort(key=age)
+
+    def on(self, service: ServiceRef) -> Iterable[AnyRoute]:
+        """All routes that name this Service as a parent."""
+        return self._routes.get(service, ())
+
+    def apply(self, caller: str, service: ServiceRef, port: ServicePort) -> Applied:
+        """What counts for callers of a namespace: its own routes for another's Service, else those of the Service's."""
+        there = [route for route in self.on(service) if self._meant(route, service, port)]
+        chosen = [route for route in there if route.metadata.namespace == caller]
+        if not chosen:
+            chosen = [route for route in there if route.metadata.namespace == service.namespace]
+        kinds = [kind for kind in RANK if any(route.kind == kind for route in chosen)]
+        return Applied(
+            tuple(route for route in chosen if route.kind == kinds[0]),
+            tuple(route for route in chosen if route.kind != kinds[0]),
+        )
+
+    @staticmethod
+    def _meant(route: AnyRoute, service: ServiceRef, port: ServicePort) -> bool:
+        named = any(parent_of(route, p) == service and names_port(p, port) for p in route.spec.parent_refs)
+        return named and fits(route, port)
+
+    def resolve(  # noqa: PLR0911 - one for each reason
+        self, route: AnyRoute, backend: BackendRef
+    ) -> Resolved | Unresolved:
+        """A backend's Service and port.
+
+        Another namespace has to allow it by a ReferenceGrant, unless the route is for a Service of that namespace:
+        who may call is said by policies, and a route leads nowhere that its callers could not call themselves.
+        """
+        if (backend.group, backend.kind) != ("", "Service"):
+            kind = f"{backend.group or 'core'}/{backend.kind}"
+            return Unresolved("InvalidKind", f"{kind[:80]} is nothing that a route can send to")
+        ref = ServiceRef(backend.namespace or route.metadata.namespace, backend.name)
+        if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
+            return Unresolved("BackendNotFound", "the backend's name or port is not one")
+        if not self._permitted(route, ref):
+            return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
+        service = self._objects.get(Ref("Service", ref.namespace, ref.name))
+        if not isinstance(service, Service):
+            return Unresolved("BackendNotFound", f"there is no Service {ref}")
+        port = next((p for p in service.spec.ports if p.port == backend.port), None)
+        if port is None:
+            return Unresolved("BackendNotFound", f"Service {ref} has no port {backend.port}")
+        if not fits(route, port):
+            return Unresolved("UnsupportedProtocol", f"port {port.port} of Service {ref} speaks {port.protocol}")
+        if not any(not label_fault(account) for account in service.spec.service_accounts):
+            return Unresolved("BackendNotFound", f"Service {ref} lists no service account that may stand behind it")
+        return Resolved(service, port)
+
+    def _permitted(self, route: AnyRoute, backend: ServiceRef) -> bool:
+        own = route.metadata.namespace
+        parents = {parent_of(route, parent).namespace for parent in route.spec.parent_refs}
+        if backend.namespace in {own, *parents}:
+            return True
+        grants = self._grants.get(backend.namespace, ())
+        return any(grant.allows(route.kind, own, backend.name) for grant in grants)

@@ -1,0 +1,209 @@
+"""What a host's applications call: of its upstreams and the mesh's routes, the outbound part of a projection."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mesh.compile import names
+from mesh.compile.attach import Applied, Attached
+from mesh.compile.names import defined
+from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
+from mesh.compile.types import Problem
+from mesh.compile.view import Assignment, Backend, Outbound, Part
+from mesh.model import (
+    GRPCRoute,
+    HTTPRoute,
+    Identity,
+    NodeLocal,
+    Protocol,
+    Ref,
+    Service,
+    ServiceDefinition,
+    ServicePort,
+    ServiceRef,
+    Upstream,
+    World,
+)
+from mesh.model.checks import label_fault
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    outbound: tuple[Outbound, ...]
+    backends: tuple[Backend, ...]
+    problems: tuple[Problem, ...]
+
+
+def calls(world: World, local: NodeLocal, definitions: list[ServiceDefinition], attached: Attached) -> Calls:
+    """Of sound definitions, in their order."""
+    return _Calls(world, local, attached).of(definitions)
+
+
+def interest(world: World, definitions: Iterable[ServiceDefinition], attached: Attached) -> frozenset[ServiceRef]:
+    """Services whose endpoints are needed: those called, also if they are not there yet, and those routes lead to."""
+    found: set[ServiceRef] = set()
+    for definition in definitions:
+        for upstream in definition.upstreams:
+            ref = called(definition, upstream)
+            if label_fault(ref.name) or label_fault(ref.namespace):
+                continue
+            found.add(ref)
+            service = world.service(ref)
+            port = _port(service, upstream.port)
+            if service is not None and port is not None:
+                applied = attached.apply(definition.namespace, ref, port)
+                found.update(
+                    target.service for entry in entries(attached, applied.routes)[0] for target in entry.targets
+                )
+    return frozenset(found)
+
+
+def _led_to(attached: Attached, applied: Applied) -> Iterator[ServiceRef]:
+    """Services that routes lead to."""
+    for entry in entries(attached, applied.routes)[0]:
+        yield from (target.service for target in entry.targets)
+    if divided := split(attached, applied.routes)[0]:
+        yield from (share.target.service for share in divided.shares)
+
+
+def called(definition: ServiceDefinition, upstream: Upstream) -> ServiceRef:
+    return ServiceRef(upstream.namespace or definition.namespace, upstream.service)
+
+
+def _port(service: Service | None, number: int) -> ServicePort | None:
+    return next((p for p in service.spec.ports if p.port == number), None) if service else None
+
+
+class _Calls:
+    def __init__(self, world: World, local: NodeLocal, attached: Attached) -> None:
+        self._world, self._local, self._attached = world, local, attached
+        self._problems: list[Problem] = []
+        self._backends: dict[tuple[str, Target], Backend] = {}
+
+    def of(self, definitions: list[ServiceDefinition]) -> Calls:
+        outbound = tuple(self._outbound(definitions))
+        for upstream in outbound:
+            for target in upstream.targets:
+                self._backend(upstream, target)
+        backends = tuple(self._backends[key] for key in sorted(self._backends, key=_order))
+        return Calls(outbound, backends, tuple(self._problems))
+
+    def _note(self, ref: Ref | None, path: str, reason: str) -> None:
+        self._problems.append(Problem(ref, path, reason))
+
+    def _outbound(self, definitions: list[ServiceDefinition]) -> Iterator[Outbound]:
+        places: set[str] = set()
+        shared = len({d.identity for d in definitions}) > 1
+        for definition in definitions:
+            for index, upstream in enumerate(definition.upstreams):
+                place = f"{defined(definition)}.upstreams[{index}]"
+                if shared and not upstream.listen.startswith("unix:"):
+                    # Whoever reaches a loopback port calls as its owner: another service of this host, too.
+                    reason = "several identities run on this host: listen on a unix socket (unix:<path>) instead"
+                    self._note(None, f"{place}.listen", reason)
+                elif upstream.listen in places:
+                    self._note(None, f"{place}.listen", "another upstream listens there")
+                else:
+                    places.add(upstream.listen)
+                    yield self._upstream(definition, upstream, place)
+
+    def _upstream(self, definition: ServiceDefinition, upstream: Upstream, place: str) -> Outbound:
+        ref = called(definition, upstream)
+        service = self._world.service(ref)
+        port = _port(service, upstream.port)
+        applied = Applied()
+        if service is None:
+            fault, path = f"there is no Service {ref}", f"{place}.service"
+        elif port is None:
+            fault, path = f"Service {ref} has no port {upstream.port}", f"{place}.port"
+        else:
+            applied = self._attached.apply(definition.namespace, ref, port)
+            # With no name to compare, Envoy would take any identity of the mesh for this Service.
+            nobody = not applied.routes and not _accounts(service)
+            fault = f"Service {ref} lists no service account that may stand behind it" if nobody else ""
+            path = place if nobody else ""
+        if fault:
+            self._note(service.ref if service else None, path, fault)
+        return Outbound(
+            identity=definition.identity,
+            listen=upstream.listen,
+            service=ref,
+            port=upstream.port,
+            protocol=port.protocol if port else None,
+            fault=fault,
+            entries=self._entries(applied),
+            split=self._split(applied),
+        )
+
+    def _entries(self, applied: Applied) -> tuple[Entry, ...] | None:
+        if not any(isinstance(route, HTTPRoute | GRPCRoute) for route in applied.routes):
+            return None
+        found, faults = entries(self._attached, applied.routes)
+        self._note_all(faults)
+        return found
+
+    def _split(self, applied: Applied) -> TcpSplit | None:
+        found, faults = split(self._attached, applied.routes)
+        self._note_all(faults)
+        return found
+
+    def _note_all(self, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            self._note(fault.source, fault.path, fault.reason)
+
+    def _backend(self, upstream: Outbound, target: Target) -> None:
+        key = (upstream.identity, target)
+        divided = upstream.split
+        if key in self._backends and divided is None:
+            return
+        self._backends[key] = Backend(
+            identity=upstream.identity,
+            target=target,
+            protocol=self._protocol(target),
+            accounts=self._accounts(target),
+            assignment=_plain(target) if divided is None else self._divided(upstream, divided),
+            route=divided.source if divided else None,
+            age=_connection_age(self._local.identities.get(upstream.identity)),
+        )
+
+    def _divided(self, upstream: Outbound, divided: TcpSplit) -> Assignment:
+        """Endpoints of all shares in one assignment: weights change without touching a connection."""
+        return Assignment(
+            names.divided(upstream.identity, upstream.service, upstream.port),
+            tuple(Part(share.target, share.weight, self._accounts(share.target)) for share in divided.shares),
+        )
+
+    def _protocol(self, target: Target) -> Protocol:
+        port = _port(self._world.service(target.service), target.port)
+        assert port is not None, "only what was found is a target"
+        return port.protocol
+
+    def _accounts(self, target: Target) -> tuple[str, ...]:
+        service = self._world.service(target.service)
+        base = f"spiffe://{self._local.trust_domain}/ns/{target.service.namespace}/sa/"
+        return tuple(base + account for account in (_accounts(service) if service else ()))
+
+
+def _plain(target: Target) -> Assignment:
+    return Assignment(names.load_assignment(target.service, target.port), (Part(target),))
+
+
+def _order(key: tuple[str, Target]) -> tuple[str, ServiceRef, int]:
+    identity, target = key
+    return (identity, target.service, target.port)
+
+
+def _accounts(service: Service) -> tuple[str, ...]:
+    return tuple(sorted({a for a in service.spec.service_accounts if not label_fault(a)}))
+
+
+_AGES = ((86400.0, 3600), (3600.0, 300), (0.0, 10))
+"""Life of a certificate, in seconds, from which on a connection that shows it may live so long.
+
+Coarse, so that a renewal changes nothing; and a sixth of the life at most, since two thirds of it may be over at the
+handshake when the CA is away. A certificate is looked at in the handshake only: no connection may outlive it for long.
+"""
+
+
+def _connection_age(identity: Identity | None) -> int:
+    life = identity.not_after - identity.not_before if identity else _AGES[0][0]
+    return next((age for least, age in _AGES if life >= least), _AGES[-1][1])

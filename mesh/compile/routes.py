@@ -1,0 +1,271 @@
+"""Entries of rules as Envoy's routes: the first that matches counts.
+
+Each entry becomes up to three: one that answers for the share of backends that cannot be sent to, one for requests that
+may be repeated without harm, and one for all others; the latter two differ in what is tried again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import re2
+
+from mesh import pb
+from mesh.compile import http
+from mesh.compile.rules import Entry, Mirror, Target
+from mesh.model.duration import seconds
+from mesh.model.httproute import HttpMatch, HttpRetry
+from mesh.model.routing import Cors, Header, HeaderMatch, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
+
+Cluster = Callable[[Target], str]
+"""The name of the cluster that stands for a target."""
+
+_IDEMPOTENT = frozenset(http.IDEMPOTENT.split("|"))
+
+_MILLION = 1_000_000
+_LOST, _LOST_GRPC = 500, 503  # for gRPC 503 reads UNAVAILABLE, as GRPCRoute wants it
+_NO_MATCH = 404  # for gRPC it reads UNIMPLEMENTED
+
+_CODES = {
+    301: pb.RedirectAction.MOVED_PERMANENTLY,
+    302: pb.RedirectAction.FOUND,
+    303: pb.RedirectAction.SEE_OTHER,
+    307: pb.RedirectAction.TEMPORARY_REDIRECT,
+    308: pb.RedirectAction.PERMANENT_REDIRECT,
+}
+
+
+def routes(entries: Iterable[Entry], cluster: Cluster, policies: http.RetryPolicies, port: int) -> Iterator[pb.Route]:
+    """All routes of one virtual host; at last the answer to what nothing matches. `port`: the Service's."""
+    for entry in entries:
+        yield from _of_entry(entry, cluster, policies, port)
+    yield http.answer(_NO_MATCH, "no rule of the routes for this Service matches")
+
+
+def _of_entry(entry: Entry, cluster: Cluster, policies: http.RetryPolicies, port: int) -> Iterator[pb.Route]:
+    if entry.redirect is not None:
+        yield _finished(entry, pb.Route(redirect=_redirect(entry.redirect, entry.match, port)))
+        return
+    total = sum(share.weight for share in entry.shares)
+    if entry.lost or not total:
+        yield _lost(entry, total)
+    if not total:
+        return
+    method = "POST" if entry.grpc else entry.match.method
+    if method is None or method in _IDEMPOTENT:
+        route = _sent(entry, cluster, policies.idempotent)
+        if method is None:
+            http.idempotent(route)
+        yield route
+    if method is None or method not in _IDEMPOTENT:
+        yield _sent(entry, cluster, policies.other)
+
+
+def _lost(entry: Entry, total: int) -> pb.Route:
+    """The specification has the share of what cannot be reached answered, not sent elsewhere."""
+    said = http.answer(_LOST_GRPC if entry.grpc else _LOST, entry.why or "no backend can be sent to")
+    route = _finished(entry, said)
+    if total:
+        part = pb.FractionalPercent(
+            numerator=round(_MILLION * entry.lost / (entry.lost + total)), denominator=pb.FractionalPercent.MILLION
+        )
+        route.match.runtime_fraction.CopyFrom(pb.RuntimeFractionalPercent(default_value=part))
+    return route
+
+
+def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy) -> pb.Route:
+    action = pb.RouteAction(timeout=pb.duration(seconds(entry.timeouts.request) if entry.timeouts.request else 0))
+    plain = len(entry.shares) == 1 and not (entry.shares[0].request or entry.shares[0].response)
+    if plain:
+        action.cluster = cluster(entry.shares[0].target)
+    else:
+        action.weighted_clusters.CopyFrom(_split(entry, cluster))
+    action.retry_policy.CopyFrom(retry)
+    _try_as_told(action.retry_policy, entry)
+    if entry.rewrite is not None:
+        _rewrite(action, entry.rewrite, entry.match)
+    action.request_mirror_policies.extend(_mirror(mirror, cluster) for mirror in entry.mirrors)
+    return _finished(entry, pb.Route(route=action))
+
+
+def _finished(entry: Entry, route: pb.Route) -> pb.Route:
+    """With name, match, and what is done to headers."""
+    route.name = entry.id
+    route.match.CopyFrom(match(entry.match))
+    if entry.request and not entry.redirect:
+        route.request_headers_to_add.extend(_added(entry.request))
+        route.request_headers_to_remove.extend(entry.request.remove)
+    if entry.response:
+        route.response_headers_to_add.extend(_added(entry.response))
+        route.response_headers_to_remove.extend(entry.response.remove)
+    if entry.cors is not None:
+        route.typed_per_filter_config[http.CORS_FILTER].CopyFrom(pb.any_of(_cors(entry.cors)))
+    return route
+
+
+def _split(entry: Entry, cluster: Cluster) -> pb.WeightedCluster:
+    clusters = []
+    for share in entry.shares:
+        part = pb.WeightedCluster.ClusterWeight(name=cluster(share.target), weight=pb.uint32(share.weight))
+        if share.request:
+            part.request_headers_to_add.extend(_added(share.request))
+            part.request_headers_to_remove.extend(share.request.remove)
+        if share.response:
+            part.response_headers_to_add.extend(_added(share.response))
+            part.response_headers_to_remove.extend(share.response.remove)
+        clusters.append(part)
+    return pb.WeightedCluster(clusters=clusters)
+
+
+def _added(modifier: HeaderModifier) -> Iterator[pb.HeaderValueOption]:
+    for headers, action in (
+        (modifier.set, pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD),
+        (modifier.add, pb.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD),
+    ):
+        for header in headers:
+            yield pb.HeaderValueOption(header=_header(header), append_action=action)
+
+
+def _header(header: Header) -> pb.HeaderValue:
+    # A single % would begin one of Envoy's own variables.
+    return pb.HeaderValue(key=header.name, value=header.value.replace("%", "%%"))
+
+
+# --- what a request looks like ---------------------------------------------------------------------------------------
+
+
+def match(wanted: HttpMatch) -> pb.RouteMatch:
+    found = _path(wanted)
+    seen: set[str] = set()
+    if wanted.method is not None:
+        found.headers.append(pb.HeaderMatcher(name=":method", string_match=pb.StringMatcher(exact=wanted.method)))
+    for header in wanted.headers:
+        if header.name.lower() not in seen:  # of several with one name the first counts
+            seen.add(header.name.lower())
+            found.headers.append(header_matcher(header))
+    params: set[str] = set()
+    for param in wanted.query_params:
+        if param.name not in params:
+            params.add(param.name)
+            value = _string(param.value, regex=param.type == "RegularExpression")
+            found.query_parameters.append(pb.QueryParameterMatcher(name=param.name, string_match=value))
+    return found
+
+
+def _path(wanted: HttpMatch) -> pb.RouteMatch:
+    kind, value = wanted.path.type, wanted.path.value
+    if kind == "Exact":
+        return pb.RouteMatch(path=value)
+    if kind == "RegularExpression":
+        return pb.RouteMatch(safe_regex=pb.RegexMatcher(regex=value))
+    prefix = value.rstrip("/")
+    return pb.RouteMatch(path_separated_prefix=prefix) if prefix else pb.RouteMatch(prefix="/")
+
+
+def header_matcher(header: HeaderMatch) -> pb.HeaderMatcher:
+    name = ":authority" if header.name.lower() == "host" else header.name.lower()
+    return pb.HeaderMatcher(name=name, string_match=_string(header.value, regex=header.type == "RegularExpression"))
+
+
+def _string(value: str, *, regex: bool) -> pb.StringMatcher:
+    return pb.StringMatcher(safe_regex=pb.RegexMatcher(regex=value)) if regex else pb.StringMatcher(exact=value)
+
+
+# --- where it goes ---------------------------------------------------------------------------------------------------
+
+
+def _redirect(wanted: RequestRedirect, matched: HttpMatch, port: int) -> pb.RedirectAction:
+    action = pb.RedirectAction(
+        response_code=_CODES[wanted.status_code],
+        host_redirect=wanted.hostname,
+        port_redirect=_redirect_port(wanted, port),
+        scheme_redirect=wanted.scheme or "",
+    )
+    if wanted.path is not None:
+        if wanted.path.type == "ReplaceFullPath":
+            action.path_redirect = wanted.path.replace_full_path or "/"
+        else:
+            _replace_prefix(action, wanted.path, matched)
+    return action
+
+
+def _redirect_port(wanted: RequestRedirect, port: int) -> int:
+    """0: as in the request, which may have come through a listener on loopback; or none, if the host is another."""
+    if wanted.port or wanted.scheme:
+        return wanted.port or {"http": 80, "https": 443}[wanted.scheme or "http"]
+    return port if wanted.hostname and port != 80 else 0
+
+
+def _rewrite(action: pb.RouteAction, wanted: UrlRewrite, matched: HttpMatch) -> None:
+    if wanted.hostname:
+        action.host_rewrite_literal = wanted.hostname
+    if wanted.path is None:
+        return
+    if wanted.path.type == "ReplaceFullPath":
+        action.regex_rewrite.CopyFrom(_regex("^.*$", wanted.path.replace_full_path or "/"))
+    else:
+        _replace_prefix(action, wanted.path, matched)
+
+
+def _replace_prefix(action: pb.RouteAction | pb.RedirectAction, wanted: PathModifier, matched: HttpMatch) -> None:
+    """Whole elements: no slash is doubled or lost, whatever ends with one (HTTPPathModifier has the table)."""
+    prefix = matched.path.value.rstrip("/")
+    instead = (wanted.replace_prefix_match or "").rstrip("/")
+    if prefix and instead:
+        action.prefix_rewrite = instead
+    elif prefix:
+        action.regex_rewrite.CopyFrom(_regex(f"^{re2.escape(prefix)}/*", "/"))
+    elif instead:
+        action.regex_rewrite.CopyFrom(_regex("^/", f"{instead}/"))
+
+
+def _regex(pattern: str, instead: str) -> pb.RegexMatchAndSubstitute:
+    return pb.RegexMatchAndSubstitute(pattern=pb.RegexMatcher(regex=pattern), substitution=instead.replace("\\", r"\\"))
+
+
+def _mirror(mirror: Mirror, cluster: Cluster) -> pb.RouteAction.RequestMirrorPolicy:
+    part = pb.FractionalPercent(
+        numerator=round(_MILLION * mirror.numerator / mirror.denominator), denominator=pb.FractionalPercent.MILLION
+    )
+    return pb.RouteAction.RequestMirrorPolicy(
+        cluster=cluster(mirror.target), runtime_fraction=pb.RuntimeFractionalPercent(default_value=part)
+    )
+
+
+def _try_as_told(policy: pb.RetryPolicy, entry: Entry) -> None:
+    """What the rule says of tries comes before the mesh's own."""
+    if entry.timeouts.backend_request and (one := seconds(entry.timeouts.backend_request)):
+        policy.per_try_timeout.CopyFrom(pb.duration(one))
+    if entry.retry is not None:
+        _retry(policy, entry.retry)
+
+
+def _retry(policy: pb.RetryPolicy, wanted: HttpRetry) -> None:
+    if wanted.attempts is not None:
+        policy.num_retries.value = wanted.attempts
+    if wanted.codes:
+        policy.retry_on += ",retriable-status-codes"
+        policy.retriable_status_codes.extend(sorted(set(wanted.codes)))
+    if wanted.backoff:
+        base = seconds(wanted.backoff)
+        policy.retry_back_off.base_interval.CopyFrom(pb.duration(base))
+        policy.retry_back_off.max_interval.CopyFrom(pb.duration(10 * base))
+
+
+# --- CORS ------------------------------------------------------------------------------------------------------------
+
+
+def _cors(wanted: Cors) -> pb.CorsPolicy:
+    return pb.CorsPolicy(
+        allow_origin_string_match=[_origin(origin) for origin in wanted.allow_origins],
+        allow_methods=", ".join(wanted.allow_methods),
+        allow_headers=", ".join(wanted.allow_headers),
+        expose_headers=", ".join(wanted.expose_headers),
+        max_age=str(wanted.max_age),
+        allow_credentials=pb.BoolValue(value=wanted.allow_credentials),
+        forward_not_matching_preflights=pb.BoolValue(value=False),
+    )
+
+
+def _origin(origin: str) -> pb.StringMatcher:
+    if "*" not in origin:
+        return pb.StringMatcher(exact=origin)
+    return _string(re2.escape(origin).replace(r"\*", "[^/]*"), regex=True)

@@ -1,0 +1,194 @@
+"""A caller and callees with real Envoys, and applications that say which of them answered and what they saw.
+
+Each callee's host runs one instance, which is behind a Service of its own name, and behind `api` as all are.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from aiohttp import web
+
+from controlplane.demo.process import free_port
+from mesh import codec, validate
+from mesh.model import LocalPort, Object, ServicePort, Upstream, World
+from tests.integration.compile.hosts import Background, Host
+from tests.support.meshes import TestCa, bundle, config, definition, endpoint, local, policy, rule, service, world
+
+CALLER = "127.0.0.71"
+INSTANCES = {"v1": "127.0.0.72", "v2": "127.0.0.73", "v3": "127.0.0.74"}
+"""Name -> its host's address."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the application saw of the request."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    @property
+    def by(self) -> str:
+        """Which instance answered."""
+        return str(self.seen["by"]) if self.status == 200 else ""
+
+
+@dataclass
+class App:
+    """An instance: answers with what it saw, or as it is told."""
+
+    name: str
+    port: int
+    status: int = 200
+    delay: float = 0.0
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        said = {
+            "by": self.name,
+            "method": request.method,
+            "path": request.raw_path,
+            "host": request.host,
+            "headers": [[k.lower(), v] for k, v in request.headers.items()],
+            "size": len(body),
+        }
+        self.seen.append(said)
+        status = self.status
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        return web.json_response(said, status=status, headers={"x-app": self.name})
+
+
+class Rig:
+    """`objects(...)` puts routes and policies in force; `get(...)` calls through the caller's proxy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.background = TestCa(), Background()
+        self.mtls = {name: free_port(address) for name, address in INSTANCES.items()}
+        self.listen = {name: free_port("127.0.0.1") for name in ("api", *INSTANCES)}
+        self.apps = {name: App(name, free_port(address)) for name, address in INSTANCES.items()}
+        self._runners = [self.background.call(self._serve(app)) for app in self.apps.values()]
+        self.caller = Host("caller", folder, self.background)
+        self.callees = {name: Host(name, folder, self.background) for name in INSTANCES}
+        self._base = self._world()
+        self.world = self._base
+        self._publish_first()
+
+    async def _serve(self, app: App) -> web.AppRunner:
+        site = web.Application()
+        site.router.add_route("*", "/{tail:.*}", app.answer)
+        runner = web.AppRunner(site)
+        await runner.setup()
+        await web.TCPSite(runner, INSTANCES[app.name], app.port).start()
+        return runner
+
+    def _world(self) -> World:
+        ports = (ServicePort(port=80, protocol="http", name="http", target_port="http"),)
+        objects: list[Object] = [
+            config(), bundle(self.ca.root), service("web"), policy("callers", "", rule("shop/web", name="web")),
+            service("api", accounts=["api"], ports=ports, selector={"app": "api"}),
+        ]  # fmt: skip
+        for name in INSTANCES:
+            objects.append(service(name, accounts=["api"], ports=ports, selector={"version": name}))
+            objects += [self._endpoint(s, name) for s in ("api", name)]
+        return world(*objects)
+
+    def _endpoint(self, service_name: str, instance: str) -> Object:
+        found = endpoint(service_name, instance, INSTANCES[instance], mtls_port=self.mtls[instance])
+        labels = {"app": "api", "version": instance}
+        spec = msgspec.structs.replace(found.spec, service_account="api")
+        meta = msgspec.structs.replace(found.metadata, labels=labels)
+        return msgspec.structs.replace(found, metadata=meta, spec=spec)
+
+    def _publish_first(self) -> None:
+        calls = [Upstream(service=s, port=80, listen=f"127.0.0.1:{p}") for s, p in self.listen.items()]
+        web_only = {"shop/web": self.ca.workload("shop/web")}
+        self.caller.publish(
+            self.world,
+            local(definition("web", upstreams=calls), identities=web_only, node="caller", address=CALLER,
+                  mtls_port=free_port(CALLER), access_log=str(self.caller.log)),
+        )  # fmt: skip
+        for name, app in self.apps.items():
+            address, host = INSTANCES[name], self.callees[name]
+            port = LocalPort(port=app.port, name="http", protocol="http", address=address)
+            labels = {"app": "api", "version": name}
+            here = definition(f"api-{name}", port, service_account="api", labels=labels)
+            held = {"shop/api": self.ca.workload("shop/api")}
+            host.publish(
+                self.world,
+                local(here, identities=held, node=name, address=address, mtls_port=self.mtls[name],
+                      access_log=str(host.log)),
+            )  # fmt: skip
+
+    def objects(self, text: str) -> None:
+        """These, from YAML, besides the Services; those of an earlier call are gone."""
+        found = [codec.decode_strict(tree) for tree in yaml.safe_load_all(text) if tree]
+        for obj in found:
+            assert isinstance(obj, Object), obj
+            assert validate.validate(obj) == ()
+        self.world = world(*found, base=self._base)  # type: ignore[arg-type]
+        for host in (self.caller, *self.callees.values()):
+            host.republish(self.world)
+
+    def get(
+        self, path: str = "/", *, service: str = "api", method: str = "GET",
+        headers: Iterable[tuple[str, str]] = (), host: str = "app", body: bytes = b"",
+    ) -> Reply:  # fmt: skip
+        """One request through the caller's listener for a Service."""
+        return self.background.call(self._get(path, service, method, tuple(headers), host, body))
+
+    async def _get(
+        self, path: str, service: str, method: str, headers: tuple[tuple[str, str], ...], host: str, body: bytes
+    ) -> Reply:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.listen[service])
+        try:
+            more = "".join(f"{k}: {v}\r\n" for k, v in headers)
+            size = f"Content-Length: {len(body)}\r\n" if body else ""
+            head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{size}{more}\r\n"
+            writer.write(head.encode() + body)
+            async with asyncio.timeout(20):
+                raw = await reader.read()
+        finally:
+            writer.close()
+        return _reply(raw)
+
+    def close(self) -> None:
+        for host in (self.caller, *self.callees.values()):
+            host.close()
+        for runner in self._runners:
+            self.background.call(runner.cleanup())
+        self.background.close()
+
+
+def _reply(raw: bytes) -> Reply:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    fields = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
+    if fields.get("transfer-encoding") == "chunked":
+        whole = b""
+        while body:
+            size, _, body = body.partition(b"\r\n")
+            whole, body = whole + body[: int(size, 16)], body[int(size, 16) + 2 :]
+        body = whole
+    return Reply(int(lines[0].split()[1]), fields, body)
+
+
+@contextmanager
+def rig(folder: Path) -> Iterator[Rig]:
+    found = Rig(folder)
+    try:
+        yield found
+    finally:
+        found.close()
