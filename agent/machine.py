@@ -232,8 +232,8 @@ def _answer(  # noqa: PLR0911 - a table
     match event:
         case ev.Acked(digest, endpoints_only):
             return _acked(state, digest, endpoints_only=endpoints_only)
-        case ev.Warmed(digest) if digest != state.acked or digest == state.applied_digest:
-            return state, ()
+        case ev.Warmed(digest) if digest != state.acked or digest in {state.applied_digest, *state.refused}:
+            return state, ()  # while a hot restart has two Envoys, one may refuse what the other took
         case ev.Warmed(digest):
             revision = state.offered_revision if digest == state.offered else state.acked_revision
             return _applied(state, digest, revision)

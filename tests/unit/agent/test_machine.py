@@ -64,6 +64,13 @@ def test_refused_input_is_never_offered_again():
     assert ev.Publish(b"bad") in out, "a new process judges anew"
 
 
+def test_what_one_of_two_proxies_took_and_the_other_refused_is_not_in_force():
+    state, _ = run(
+        *LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"b"), ev.Acked(b"b"), ev.Refused(b"b", "why"), ev.Warmed(b"b")
+    )
+    assert (state.applied_digest, state.applied) == (b"a", R1)
+
+
 def test_a_late_refusal_of_an_older_offer_is_searched_too():
     state, out = run(
         *LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"b"), ev.Stalled(b"b"), ev.WorldChanged(R3), ev.Compiled(R3, b"c"),
