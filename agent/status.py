@@ -72,6 +72,7 @@ def report(facts: Facts) -> Report:
         epoch=facts.epoch,
         envoy=_ENVOY[state.envoy],
         envoy_version=facts.envoy_version,
+        failure=state.failure,
         rejected=facts.rejected,
         problems=tuple(problems),
         svids=facts.svids,

@@ -30,7 +30,9 @@ SERVER_NAME = "controlplane.holdfast"
 """The DNS name that only policy can put in a certificate: no workload can pose as a control plane."""
 
 REPORT_EVERY = 1.0
-"""Seconds between reports, at least."""
+"""Seconds between reports, when there is always something new to report."""
+REPORTS_AT_ONCE = 8
+"""So many go without delay after a quiet time. A change is reported twice: when it is seen, and when it is in force."""
 
 BASE, CAP = 0.2, 10.0
 
@@ -98,6 +100,19 @@ class ControlPlane:
         raise Unreachable(last)
 
 
+class Pace:
+    """How long to wait after each report: the first ones go at once, then one in REPORT_EVERY. Moments in seconds."""
+
+    def __init__(self) -> None:
+        self._left, self._last = float(REPORTS_AT_ONCE), 0.0
+
+    def after(self, now: float) -> float:
+        """One went now; seconds until the next may go."""
+        self._left = min(float(REPORTS_AT_ONCE), self._left + (now - self._last) / REPORT_EVERY) - 1
+        self._last = now
+        return max(0.0, (1 - self._left) * REPORT_EVERY)
+
+
 class Uplink:
     """Holds one connection: says hello, reports what changed, answers what is asked."""
 
@@ -115,6 +130,7 @@ class Uplink:
         self._controlplane, self._hello, self._report, self._answers = controlplane, hello, report, answers
         self._on_up, self._on_down = on_up, on_down
         self._backoff = Backoff(rng, base=BASE, cap=CAP)
+        self._pace = Pace()
         self._changed = asyncio.Event()
         self._again = asyncio.Event()
 
@@ -156,11 +172,12 @@ class Uplink:
         await self._again.wait()
 
     async def _tell(self, socket: WebSocket) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             await self._changed.wait()
             self._changed.clear()
             await _send(socket, Up(report=self._report()))
-            await pause(REPORT_EVERY)
+            await pause(self._pace.after(clock()))
 
     async def _listen(self, socket: WebSocket) -> None:
         while (text := await socket.receive()) is not None:

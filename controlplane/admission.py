@@ -86,6 +86,10 @@ class Plan:
     transaction: Transaction | None
     """None: nothing changes."""
     changes: tuple[Change, ...] = ()
+    entry: str = ""
+    """Its entry in the history."""
+    standing: Revision = Revision(0)
+    """The newest change of the objects that are as they were, of those that proxies are made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +201,7 @@ def plan(
     for removal in intent.removals:
         draft.delete(removal.ref)
     if not draft.ops:
-        return Plan(tuple(draft.results), None)
+        return Plan(tuple(draft.results), None, standing=draft.standing)
     transaction = _with_entry(
         declare(mark.author, [Compare(*pair) for pair in draft.compares.items()], draft.ops, state.deletions),
         draft.changes,
@@ -211,7 +215,7 @@ def plan(
             f" {limits.ops} and {limits.size}. Nothing was written: split the call"
         )
         return Invalid((Violation(path="", reason=reason),))
-    return Plan(tuple(draft.results), transaction, tuple(draft.changes))
+    return Plan(tuple(draft.results), transaction, tuple(draft.changes), mark.entry, draft.standing)
 
 
 def _with_entry(transaction: Transaction, changes: Sequence[Change], mark: Mark, limits: Limits) -> Transaction:
@@ -253,6 +257,7 @@ class _Draft:
         self.ops: list[Op] = []
         self.results: list[Result] = []
         self.changes: list[Change] = []
+        self.standing = Revision(0)
 
     def put(self, obj: Object, now: float, new_uid: Callable[[], str]) -> None:
         held = self._state.current.get(obj.ref)
@@ -268,6 +273,8 @@ class _Draft:
         wanted = msgspec.structs.replace(obj, metadata=meta)
         raw = codec.encode(wanted)
         if held and codec.encode(held.object) == raw:
+            if for_proxies(obj.ref):
+                self.standing = Revision(max(self.standing, held.revision))
             self.results.append(Result(object=str(obj.ref), action="unchanged"))
             return
         self._rely(obj.ref)
@@ -295,6 +302,11 @@ class _Draft:
         namespace = Ref("Namespace", "", ref.namespace)
         if ref.namespace and self._state.revision(namespace):
             self._rely(namespace)
+
+
+def for_proxies(ref: Ref) -> bool:
+    """Are proxies configured from objects of this kind?"""
+    return KINDS[ref.kind].area == "objects"
 
 
 def _spec(obj: Object) -> object:

@@ -14,6 +14,7 @@ from controlplane.admission import (
     Result,
     State,
     emptied,
+    for_proxies,
     needs,
     plan,
     read,
@@ -34,6 +35,10 @@ READS = 16
 class Applied:
     revision: Revision
     results: tuple[Result, ...]
+    entry: str = ""
+    """In the history; empty: nothing changed."""
+    wait_for: Revision = Revision(0)
+    """When this revision is in force, so is all of the call. 0: nothing of it concerns proxies."""
 
 
 class Applier:
@@ -66,12 +71,13 @@ class Applier:
             if isinstance(outcome, Invalid | Conflicts):
                 return outcome
             if dry_run or outcome.transaction is None:
-                return Applied(await self._store.revision(), outcome.results)
+                return Applied(await self._store.revision(), outcome.results, wait_for=outcome.standing)
             try:
                 revision = await self._store.txn(outcome.transaction.compares, outcome.transaction.ops)
             except Conflict:
                 continue
-            return Applied(revision, outcome.results)
+            concerned = any(for_proxies(change.ref) for change in outcome.changes)
+            return Applied(revision, outcome.results, outcome.entry, revision if concerned else outcome.standing)
         raise Conflict("these objects are being changed by others; try again")
 
     async def _state(self, intent: Intent) -> State:

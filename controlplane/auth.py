@@ -77,6 +77,7 @@ _ANYBODY: frozenset[Who] = frozenset({"anybody"})
 _READ: frozenset[Who] = frozenset({"viewer", "admin"})
 _WRITE: frozenset[Who] = frozenset({"admin"})
 _NODE: frozenset[Who] = frozenset({"node"})
+_REPLICA: frozenset[Who] = frozenset({"replica"})
 _PROXIES: frozenset[Who] = frozenset({"viewer", "admin", "replica"})
 
 MATRIX: dict[tuple[str, str], frozenset[Who]] = {
@@ -97,6 +98,8 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("DELETE", "/v1/objects/{plural}/{namespace}/{name}"): _WRITE,
     ("POST", "/v1/apply"): _WRITE,
     ("GET", "/v1/watch/{plural}"): _READ,
+    ("POST", "/v1/wait"): _READ,
+    ("GET", "/v1/standings"): _REPLICA,
     ("GET", "/v1/history"): _READ,
     ("GET", "/v1/history/{entry}"): _READ,
     ("GET", "/v1/status"): _READ,

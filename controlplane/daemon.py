@@ -33,6 +33,7 @@ from controlplane.metrics import Metrics
 from controlplane.mirror import Mirror
 from controlplane.proxies import Proxies
 from controlplane.reconcile import Reconciler
+from controlplane.revisions import Revisions
 from controlplane.settings import Settings, split_address
 from controlplane.setup import open_store
 from controlplane.uplink import Uplinks
@@ -121,6 +122,9 @@ class Node:
         self._uplinks = Uplinks(
             store, mirror.view, replica=settings.replica, advertise=settings.advertise, version=version
         )
+        proxies = Proxies(self._uplinks, mirror.view, issuing.client)
+        revisions = Revisions(store, self._uplinks, proxies, mirror.view, clock=time.monotonic)
+        mirror.subscribe(revisions.notice)
         self._election = Election(store, settings.replica, settings.election_ttl_seconds, rng)
         limits = settings.limits
         self._reconciler = Reconciler(
@@ -146,7 +150,8 @@ class Node:
             applier=Applier(store, Limits(limits.transaction_ops, limits.transaction_bytes), time.time),
             writer=Writer(store, mirror.view),
             uplinks=self._uplinks,
-            proxies=Proxies(self._uplinks, mirror.view, issuing.client),
+            proxies=proxies,
+            revisions=revisions,
             election=self._election,
             issuer=Issuer(
                 store,

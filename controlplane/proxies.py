@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from controlplane.progress import Standing
 from controlplane.uplink import Uplinks
 from controlplane.view import Presence, View
 
@@ -107,6 +108,20 @@ class Proxies:
             if answer is not None:
                 return msgspec.json.encode(answer).decode()
         return None
+
+    async def standings(self, peer: Presence, revision: int, seconds: float) -> list[Standing]:
+        """The proxies of another replica: when all of them have this revision, or after these whole seconds.
+
+        Raises:
+            PeerError.
+
+        """
+        query = {"revision": str(revision), "wait": str(round(seconds))}
+        answer = await self._get(peer, "/v1/standings", query, seconds + ASK_SECONDS)
+        try:
+            return msgspec.convert(answer["items"], list[Standing])
+        except (KeyError, TypeError, msgspec.ValidationError) as exc:
+            raise PeerError(f"{peer.replica}: its answer cannot be read: {exc}") from exc
 
     async def _get(self, peer: Presence, path: str, query: Mapping[str, str], seconds: float) -> Any:
         try:

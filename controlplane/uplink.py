@@ -75,7 +75,10 @@ class Uplinks:
         self._changed = asyncio.Event()
         self._ids = itertools.count(1)
         self._frames = Buckets(FRAMES, MAX_CONNECTIONS)
-        self._on_report: list[Callable[[str], None]] = []
+        self.told = 0
+        """How often a report came, or a connection came or went."""
+        self._news = asyncio.Event()
+        """Set, and replaced, each time."""
 
     @property
     def replica(self) -> str:
@@ -86,6 +89,16 @@ class Uplinks:
 
     def connection(self, node: str) -> Connection | None:
         return self._connections.get(node)
+
+    async def news(self, told: int) -> None:
+        """Return once more was told than that."""
+        while self.told == told:
+            await self._news.wait()
+
+    def _tell(self) -> None:
+        self.told += 1
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def serve(self, node: str, issued: float, ws: web.WebSocketResponse) -> None:
         """One agent's connection until it ends. A newer one of the same node replaces it."""
@@ -102,6 +115,7 @@ class Uplinks:
         self._connections[node] = mine
         self._left.pop(node, None)
         self._changed.set()
+        self._tell()
         log.info("uplink opened", node=node)
         try:
             if older:
@@ -114,6 +128,7 @@ class Uplinks:
                 del self._connections[node]
                 self._left[node] = mine.heard
                 self._changed.set()
+                self._tell()
         log.info("uplink closed", node=node, reason=reason)
         # Only now: the farewell of a silent peer takes its time, and nobody must wait for it.
         await _close(ws, code, reason.encode()[:120])
@@ -164,6 +179,7 @@ class Uplinks:
         if up.report:
             # Whatever name the report carries, it is the certificate's node that speaks.
             mine.report = up.report
+            self._tell()
         if up.answer and (question := mine.questions.get(up.answer.id)) and not question.done():
             question.set_result(up.answer)
         return ""

@@ -19,6 +19,7 @@ from controlplane.election import Election
 from controlplane.metrics import Metrics
 from controlplane.mirror import Mirror
 from controlplane.proxies import Proxies
+from controlplane.revisions import Revisions
 from controlplane.settings import Settings
 from controlplane.uplink import Uplinks
 from controlplane.writer import Writer
@@ -60,6 +61,7 @@ class Context:
     writer: Writer
     uplinks: Uplinks
     proxies: Proxies
+    revisions: Revisions
     election: Election
     issuer: Issuing
     authority: Authorities

@@ -1,17 +1,17 @@
 """Objects: get, list by namespace and label, put and delete with compare-and-swap, apply many in one transaction."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from controlplane import registry
-from controlplane.admission import Conflicts, Invalid, Removal
+from controlplane.admission import Conflicts, Invalid, Removal, for_proxies
 from controlplane.api.answers import ApiError, answer, strict, tree
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.applier import Applied
 from controlplane.history import Source
+from controlplane.progress import Question, programmed
 from mesh import codec, keys
 from mesh.model import KINDS, Endpoint, Frozen, Instance, Object, Ref, Service, Violation, kind_named
 from mesh.store.protocol import Item
@@ -70,7 +70,12 @@ async def get(request: web.Request) -> web.Response:
         raise ApiError(404, f"there is no {ref}")
     obj = _decoded(ref.kind, item)
     document = codec.to_document(obj, item.revision)
-    if status := _status(context, obj):
+    status = _status(context, obj)
+    if for_proxies(ref) and KINDS[ref.kind].namespaced:
+        revisions = context.revisions
+        question = Question(item.revision, await revisions.epoch(), frozenset({str(ref)}))
+        status["programmed"] = programmed(await revisions.glance(question))
+    if status:
         document["status"] = status
     return answer(document)
 
@@ -97,7 +102,7 @@ def _decoded(kind: str, item: Item) -> Object:
         ) from exc
 
 
-def _status(context: Context, obj: Object) -> Mapping[str, object]:
+def _status(context: Context, obj: Object) -> dict[str, object]:
     """What the control plane makes of an object: why a Service does not take an instance."""
     view = context.mirror.view
     match obj:
@@ -205,4 +210,9 @@ async def _apply(request: web.Request, wanted: ApplyRequest, source: Source) -> 
 
 
 def _body(done: Applied) -> dict[str, object]:
-    return {"revision": done.revision, "results": [msgspec.to_builtins(result) for result in done.results]}
+    return {
+        "revision": done.revision,
+        "waitFor": done.wait_for,
+        "entry": done.entry,
+        "results": [msgspec.to_builtins(result) for result in done.results],
+    }

@@ -6,29 +6,36 @@ import click
 
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError
-from controlplane.cli.options import connected, connection, output
+from controlplane.cli.options import Patience, connected, connection, output, waits
 
 
 @click.command()
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
 @click.option("--dry-run", is_flag=True, help="Check and compare, but write nothing.")
+@waits
 @output("table", "json", "yaml")
 @connected
-def apply(files: tuple[str, ...], dry_run: bool, form: str, flags: Flags) -> None:
+def apply(files: tuple[str, ...], dry_run: bool, patience: Patience, form: str, flags: Flags) -> None:
     r"""Write all objects of FILE, DIR or stdin (-) in one transaction: all of them, or nothing.
 
     An object that carries metadata.resourceVersion is written only if nobody changed it since.
+
+    With --wait it returns when all of it is in force at every live proxy, and names those that lack it otherwise;
+    exit code 3 then. Hosts that are offline are named, and waited for with --require-all only.
 
     \b
     Examples:
       holdfast apply -f shop.yaml
       holdfast apply -f deploy/ --dry-run
+      holdfast apply -f deploy/ --wait --timeout 2m
       holdfast get svc api -n shop -o yaml | sed s/http/http2/ | holdfast apply -f -
     """
     from controlplane.cli.client import Api
     from controlplane.cli.files import read
     from controlplane.cli.output import emit, say, table, talk
 
+    if dry_run and patience.wait:
+        raise click.UsageError("--wait does not go with --dry-run: nothing is written")
     sources = read(files)
     to = connection(flags)
     # What `get -o yaml` prints can be applied again: status is the mesh's word, never an operator's.
@@ -43,16 +50,21 @@ def apply(files: tuple[str, ...], dry_run: bool, form: str, flags: Flags) -> Non
         answer = talk(to, work, f"applying {len(sources)} objects", timeout=60)
     except CliError as exc:
         raise located(exc, {name_of(s.document): s.origin for s in sources}) from None
+    if form == "table":
+        table(
+            ["OBJECT", "ACTION"],
+            [[r["object"], r["action"] + (" (dry run)" if dry_run else "")] for r in answer["results"]],
+        )
+        nothing = "nothing was written (dry run), " if dry_run else ""
+        say(f"{nothing}revision {answer['revision']}")
+    if patience.wait:
+        from controlplane.cli.settle import conclude, settle
+
+        answer["wait"] = settle(to, answer["waitFor"], [r["object"] for r in answer["results"]], patience)
     if form != "table":
         emit(answer, form)
-        return
-    table(
-        ["OBJECT", "ACTION"],
-        [[r["object"], r["action"] + (" (dry run)" if dry_run else "")] for r in answer["results"]],
-    )
-    say(
-        f"nothing was written (dry run), revision {answer['revision']}" if dry_run else f"revision {answer['revision']}"
-    )
+    if patience.wait:
+        conclude(answer["wait"])
 
 
 def name_of(document: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from controlplane.cli.context import Flags
-from controlplane.cli.options import connected, connection, namespace_of, path_of, the_kind
+from controlplane.cli.options import Patience, connected, connection, namespace_of, path_of, the_kind, waits
 
 
 @click.command()
@@ -14,9 +14,16 @@ from controlplane.cli.options import connected, connection, namespace_of, path_o
 @click.option("-n", "--namespace", default="", help="Namespace; default: the context's, else `default`.")
 @click.option("-f", "--file", "files", multiple=True, metavar="FILE|DIR|-", help="Delete what these files describe.")
 @click.option("--ignore-missing", is_flag=True, help="An object that is not there is no error.")
+@waits
 @connected
 def delete(
-    kind: str | None, name: str | None, namespace: str, files: tuple[str, ...], ignore_missing: bool, flags: Flags
+    kind: str | None,
+    name: str | None,
+    namespace: str,
+    files: tuple[str, ...],
+    ignore_missing: bool,
+    patience: Patience,
+    flags: Flags,
 ) -> None:
     r"""Delete one object by KIND and NAME, or all objects of files, these in one transaction.
 
@@ -24,6 +31,7 @@ def delete(
     Examples:
       holdfast delete service api -n shop
       holdfast delete -f shop.yaml --ignore-missing
+      holdfast delete authz web-to-api -n shop --wait
     """
     from controlplane.cli.output import say
 
@@ -33,15 +41,23 @@ def delete(
     if kind and name:
         kind = the_kind(kind)
         path = path_of(kind, namespace_of(kind, namespace, to.namespace), name)
-        done = _one(to, path, ignore_missing=ignore_missing)
-        say(f"{kind} {name} deleted" if done else f"{kind} {name} was not there")
-        return
-    for line in _all(to, files, ignore_missing=ignore_missing):
-        say(line)
+        answer = _one(to, path, ignore_missing=ignore_missing)
+        say(f"{kind} {name} deleted" if answer["results"] else f"{kind} {name} was not there")
+    else:
+        answer = _all(to, files, ignore_missing=ignore_missing)
+        for line in [f"{r['object']} {r['action']}" for r in answer["results"]] or ["none of them was there"]:
+            say(line)
+    if patience.wait:
+        from controlplane.cli.settle import conclude, settle
+
+        conclude(settle(to, answer["waitFor"], [r["object"] for r in answer["results"]], patience))
 
 
-def _one(to: Any, path: str, *, ignore_missing: bool) -> bool:
-    """Was there anything to delete?"""
+NOTHING: dict[str, Any] = {"results": [], "waitFor": 0}
+
+
+def _one(to: Any, path: str, *, ignore_missing: bool) -> Any:
+    """What was deleted; NOTHING if it was not there."""
     from controlplane.cli.client import Api
     from controlplane.cli.errors import CliError, Exit
     from controlplane.cli.output import talk
@@ -50,15 +66,14 @@ def _one(to: Any, path: str, *, ignore_missing: bool) -> bool:
         return await api.call("DELETE", path)
 
     try:
-        talk(to, work, "deleting")
+        return talk(to, work, "deleting")
     except CliError as exc:
         if exc.exit_code != Exit.NOT_FOUND or not ignore_missing:
             raise
-        return False
-    return True
+        return NOTHING
 
 
-def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> list[str]:
+def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> Any:
     from controlplane.cli.client import Api
     from controlplane.cli.errors import CliError, Exit
     from controlplane.cli.files import read
@@ -77,11 +92,10 @@ def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> list[str]:
         if ignore_missing:
             wanted = [ref for ref in refs if await _exists(api, ref)]
         if not wanted:
-            return {"results": []}
+            return NOTHING
         return await api.call("POST", "/v1/apply", body={"objects": [], "delete": wanted, "dryRun": False})
 
-    answer = talk(to, work, f"deleting {len(refs)} objects", timeout=60)
-    return [f"{r['object']} {r['action']}" for r in answer["results"]] or ["none of them was there"]
+    return talk(to, work, f"deleting {len(refs)} objects", timeout=60)
 
 
 async def _exists(api: Any, ref: dict[str, str]) -> bool:

@@ -14,6 +14,8 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     NOT_FOUND = 3
+    NOT_IN_FORCE = 3
+    """Written, but not in force everywhere: time was up, or a proxy refused an object."""
     CONFLICT = 4
     REFUSED = 5
     """Violations of the input, or not permitted."""

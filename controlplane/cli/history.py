@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.options import connected, connection, output, the_kind
+from controlplane.cli.views import when
 from mesh.model import KINDS
 
 Document = Mapping[str, Any]
@@ -82,10 +82,6 @@ def row(item: Document) -> list[str]:
     hidden = len(objects[NAMED:]) + item["more"]
     what = ", ".join(objects[:NAMED]) + (f" and {hidden} more" if hidden else "")
     return [when(item["moment"]), who(item), what, str(item["revision"] or "-"), item["id"]]
-
-
-def when(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def who(item: Document) -> str:

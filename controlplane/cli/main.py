@@ -94,8 +94,9 @@ def main() -> None:
                           namespace: shop
 
     \b
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict,
-                5 refused (violations, not permitted), 6 unreachable.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, or (--wait) not in
+                force everywhere, 4 conflict, 5 refused (violations, not
+                permitted), 6 unreachable.
     """
 
 

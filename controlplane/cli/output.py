@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 import msgspec
@@ -75,17 +75,30 @@ class Waiting:
         self._doing = doing
         self._timer: asyncio.TimerHandle | None = None
         self._spinner: Any = None
+        self._shown = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._show)
+        return self
+
+    def update(self, doing: str) -> None:
+        """It waits for something else now."""
+        if doing == self._doing:
+            return
+        self._doing = doing
+        if self._spinner:
+            self._spinner.update(plain(doing))
+        elif self._shown and not sys.stderr.isatty():
+            say(f"{doing} ...")
 
     def _show(self) -> None:
+        self._shown = True
         if not sys.stderr.isatty():
             say(f"{self._doing} ...")
             return
         from rich.console import Console
 
-        self._spinner = Console(stderr=True).status(self._doing)
+        self._spinner = Console(stderr=True).status(plain(self._doing))
         self._spinner.start()
 
     async def __aexit__(self, *_: object) -> None:

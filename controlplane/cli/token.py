@@ -6,17 +6,7 @@ from typing import Any
 import click
 
 from controlplane.cli.context import Flags
-from controlplane.cli.options import connected, connection, output
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds(text: str) -> int:
-    """`90s`, `15m`, `24h`, `7d` or a plain number of seconds."""
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
-    if not found or not int(found[1]):
-        raise click.BadParameter(f"{text!r} is not a time; write it like 90s, 15m, 24h or 7d")
-    return int(found[1]) * _UNITS[found[2] or "s"]
+from controlplane.cli.options import connected, connection, output, seconds
 
 
 @click.group()

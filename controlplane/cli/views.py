@@ -192,6 +192,11 @@ def age(timestamp: str, now: float) -> str:
     return span(now - (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp())
 
 
+def when(moment: float) -> str:
+    """Unix seconds as a time of day, in UTC."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
 def span(seconds: float) -> str:
     """A duration in at most two units: 45s, 3m20s, 5h12m, 12d."""
     whole = max(0, int(seconds))

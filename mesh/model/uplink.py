@@ -40,7 +40,7 @@ class SvidStatus(Frozen, frozen=True, kw_only=True):
 
 
 class Report(Frozen, frozen=True, kw_only=True):
-    """Sent on change, at most once a second, and once after connecting."""
+    """Sent on change and once after connecting: a few at once, then one a second at most."""
 
     node: str
     version: str = ""
@@ -54,6 +54,8 @@ class Report(Frozen, frozen=True, kw_only=True):
     envoy: str = "down"
     """down, starting, live."""
     envoy_version: str = ""
+    failure: str = ""
+    """Why the newest revision is not in force: it could not be compiled, or Envoy refused it."""
     rejected: tuple[Rejected, ...] = ()
     problems: tuple[str, ...] = ()
     svids: tuple[SvidStatus, ...] = ()

@@ -10,7 +10,7 @@ import pytest
 
 from agent import uplink as module
 from agent.register import Registrar
-from agent.uplink import ControlPlane, RefusedByControlPlane, Unreachable, Uplink
+from agent.uplink import REPORTS_AT_ONCE, ControlPlane, Pace, RefusedByControlPlane, Unreachable, Uplink
 from mesh.model import Instance, InstancePort, Metadata
 from mesh.model.instance import InstanceSpec
 from mesh.model.uplink import Hello, RegisterAnswer, RegisterRequest, Report
@@ -123,7 +123,19 @@ async def phase(cp) -> str:
     return (body.get("report") or {}).get("phase", "") if status == 200 else ""
 
 
-def test_reports_reach_the_control_plane_at_most_once_a_second(tmp_path):
+def test_the_first_reports_go_at_once_and_then_one_a_second():
+    pace = Pace()
+    assert [pace.after(1000.0) for _ in range(REPORTS_AT_ONCE)] == [0.0] * (REPORTS_AT_ONCE - 1) + [1.0]
+    assert pace.after(1001.0) == 1.0
+    assert pace.after(1001.5) == 1.5, "who does not wait, waits longer"
+    assert pace.after(1010.0) == 0.0, "a quiet time makes up for it"
+    now, sent = 2000.0, 0
+    while now < 2060.0:
+        now, sent = now + pace.after(now), sent + 1
+    assert sent <= 60 + REPORTS_AT_ONCE
+
+
+def test_a_flood_of_changes_reaches_the_control_plane_as_few_reports(tmp_path):
     async def scenario(cp):
         agent = Agent(cp, GONE, cp.url)
         async with agent.running():
@@ -139,9 +151,28 @@ def test_reports_reach_the_control_plane_at_most_once_a_second(tmp_path):
                 return await phase(cp) == "stale"
 
             await aeventually(stale)
-            assert agent.reports - before <= 2 + (time.monotonic() - since)
+            assert agent.reports - before <= REPORTS_AT_ONCE + 1 + (time.monotonic() - since)
 
     with_cp(tmp_path, scenario)
+
+
+def test_a_change_and_its_coming_into_force_are_both_reported_at_once(tmp_path):
+    async def scenario(cp):
+        agent = Agent(cp)
+        async with agent.running():
+            await aeventually(lambda: phase(cp))
+            for number in range(2):
+                agent.phase = f"step{number}"
+                agent.uplink.changed()
+                said = time.monotonic()
+                await aeventually(lambda number=number: _is(cp, f"step{number}"))
+                assert time.monotonic() - said < 0.8
+
+    with_cp(tmp_path, scenario)
+
+
+async def _is(cp, wanted: str) -> bool:
+    return await phase(cp) == wanted
 
 
 def test_questions_are_answered_and_unknown_ones_refused(tmp_path):

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.main import COMMANDS, main
-from controlplane.cli.token import seconds
+from controlplane.cli.options import seconds
 
 
 def run(*arguments: str, **env: str):

@@ -34,6 +34,7 @@ from mesh.aio import Backoff
 from mesh.model import Metadata, Ref
 from mesh.model import Node as NodeObject
 from mesh.model.core import NodeSpec
+from mesh.model.uplink import Answer, Hello, Report, Up
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put, Store
 
@@ -210,3 +211,32 @@ def instance(name: str = "api-n1", node: str = "n1", **spec: Any) -> dict[str, A
 
 
 SHORT = Limits(transaction_ops=20)
+
+
+@asynccontextmanager
+async def agent(cp, name="n1", answers=None, hello=None):
+    """An agent's end of an uplink: answers pings by itself, and questions from a table of texts or functions."""
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=cp.node_tls(name))) as session,
+        session.ws_connect(cp.url + "/v1/uplink", server_hostname=SERVER_NAME) as ws,
+    ):
+        await ws.send_str(msgspec.json.encode(Up(hello=Hello(node=hello or name, version="1"))).decode())
+
+        async def listen():
+            async for message in ws:
+                ask = msgspec.json.decode(message.data)["ask"]
+                said = (answers or {}).get(ask["what"])
+                if callable(said):
+                    said = await asyncio.to_thread(said, ask.get("body", ""))
+                answer = Answer(id=ask["id"], body=said) if said else Answer(id=ask["id"], error="I do not know that")
+                await ws.send_str(msgspec.json.encode(Up(answer=answer)).decode())
+
+        listening = asyncio.create_task(listen())
+        try:
+            yield ws
+        finally:
+            listening.cancel()
+
+
+async def say(ws, **report):
+    await ws.send_str(msgspec.json.encode(Up(report=Report(**report))).decode())

@@ -15,17 +15,18 @@ from controlplane.api import guard
 from controlplane.setup import InitOptions, init_store
 from mesh import keys
 from mesh.model import Ref
-from mesh.model.uplink import Answer, Hello, Report, Up
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import (
     DOMAIN,
     SERVER_NAME,
+    agent,
     instance,
     mesh,
     namespace,
     replica,
+    say,
     service,
     settings_for,
 )
@@ -40,33 +41,6 @@ def config(grace: float):
 async def health(cp, name="api-n1"):
     _, listed = await cp.call("GET", "/v1/objects/endpoints?namespace=shop")
     return {item["metadata"]["name"]: item["spec"]["health"] for item in listed["items"]}.get(name)
-
-
-@contextlib.asynccontextmanager
-async def agent(cp, name="n1", answers=None, hello=None):
-    """An agent's end of an uplink: answers pings by itself, and questions from a table."""
-    async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=cp.node_tls(name))) as session,
-        session.ws_connect(cp.url + "/v1/uplink", server_hostname=SERVER_NAME) as ws,
-    ):
-        await ws.send_str(msgspec.json.encode(Up(hello=Hello(node=hello or name, version="1"))).decode())
-
-        async def listen():
-            async for message in ws:
-                ask = msgspec.json.decode(message.data)["ask"]
-                said = (answers or {}).get(ask["what"])
-                answer = Answer(id=ask["id"], body=said) if said else Answer(id=ask["id"], error="I do not know that")
-                await ws.send_str(msgspec.json.encode(Up(answer=answer)).decode())
-
-        listening = asyncio.create_task(listen())
-        try:
-            yield ws
-        finally:
-            listening.cancel()
-
-
-async def say(ws, **report):
-    await ws.send_str(msgspec.json.encode(Up(report=Report(**report))).decode())
 
 
 def test_a_host_joins_with_its_token_and_registers(tmp_path):
