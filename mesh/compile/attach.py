@@ -11,9 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mesh.model import GRPCRoute, HTTPRoute, Object, Ref, ReferenceGrant, Service, ServicePort, ServiceRef, TCPRoute
+import msgspec
+
+from mesh.model import (
+    GRPCRoute,
+    HTTPRoute,
+    Object,
+    Ref,
+    ReferenceGrant,
+    Service,
+    ServicePort,
+    ServiceRef,
+    TCPRoute,
+    TrafficPolicy,
+)
 from mesh.model.checks import label_fault, port_fault
 from mesh.model.routing import BackendRef, ParentRef
+from mesh.model.trafficpolicy import TrafficPolicySpec
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
 
@@ -69,21 +83,52 @@ def age(obj: Object) -> tuple[str, str, str]:
     return (meta.creation_timestamp or "9999", meta.namespace, meta.name)
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What TrafficPolicies say of one port of a Service, each section from the most special one that has it."""
+
+    spec: TrafficPolicySpec
+    sources: frozenset[Ref]
+
+
 class Attached:
-    """Routes by Service, and grants by namespace."""
+    """Routes and policies by Service, and grants by namespace."""
 
     def __init__(self, objects: Mapping[Ref, Object]) -> None:
         self._objects = objects
         self._routes: dict[ServiceRef, list[AnyRoute]] = {}
         self._grants: dict[str, list[ReferenceGrant]] = {}
+        self._policies: dict[tuple[ServiceRef, int], list[TrafficPolicy]] = {}
         for found in objects.values():
             if isinstance(found, HTTPRoute | GRPCRoute | TCPRoute):
                 for service in {parent_of(found, parent) for parent in found.spec.parent_refs}:
                     self._routes.setdefault(service, []).append(found)
             elif isinstance(found, ReferenceGrant):
                 self._grants.setdefault(found.metadata.namespace, []).append(found)
+            elif isinstance(found, TrafficPolicy):
+                target = found.spec.target
+                place = (ServiceRef(found.metadata.namespace, target.service), target.port)
+                self._policies.setdefault(place, []).append(found)
         for routes in self._routes.values():
             routes.sort(key=age)
+        for policies in self._policies.values():
+            policies.sort(key=age)
+
+    def policy(self, service: ServiceRef, port: int) -> Policy | None:
+        """Of several policies with the same target the oldest counts; one for the port comes before one for all."""
+        chosen = [found[0] for place in (port, 0) if (found := self._policies.get((service, place)))]
+        if not chosen:
+            return None
+        spec = chosen[0].spec
+        if len(chosen) > 1:
+            spec = _over(spec, chosen[1].spec)
+        return Policy(spec, frozenset(policy.ref for policy in chosen))
+
+    def overruled(self, policy: TrafficPolicy) -> TrafficPolicy | None:
+        """The policy with the same target that counts instead of this one, if another does."""
+        target = policy.spec.target
+        first = self._policies[ServiceRef(policy.metadata.namespace, target.service), target.port][0]
+        return None if first.ref == policy.ref else first
 
     def on(self, service: ServiceRef) -> Iterable[AnyRoute]:
         """All routes that name this Service as a parent."""
@@ -141,3 +186,12 @@ class Attached:
             return True
         grants = self._grants.get(backend.namespace, ())
         return any(grant.allows(route.kind, own, backend.name) for grant in grants)
+
+
+def _over(own: TrafficPolicySpec, common: TrafficPolicySpec) -> TrafficPolicySpec:
+    """Section by section: a policy's own, or where it says nothing that of the other."""
+    silent = TrafficPolicySpec(target=own.target)
+    taken = {
+        name: getattr(common, name) for name in own.__struct_fields__ if getattr(own, name) == getattr(silent, name)
+    }
+    return msgspec.structs.replace(own, **{**taken, "target": own.target})
