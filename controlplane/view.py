@@ -160,6 +160,11 @@ class View:
         held = self.objects.get(Ref("TrustBundle", "", trust_domain))
         return held.object if held and isinstance(held.object, TrustBundle) else None
 
+    def configured(self) -> dict[Ref, Object]:
+        """All that operators wrote, as proxies see it."""
+        known = {ref: held.object for ref, held in self.objects.items()}
+        return known | {held.object.ref: held.object for held in self.services.values()}
+
     def marked_lost(self) -> frozenset[str]:
         """Nodes with an endpoint that the leader marked as lost."""
         return frozenset(self._lost)

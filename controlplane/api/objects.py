@@ -13,6 +13,7 @@ from controlplane.applier import Applied
 from controlplane.history import Source
 from controlplane.progress import Question, programmed
 from mesh import codec, keys
+from mesh.compile import conditions
 from mesh.model import KINDS, Endpoint, Frozen, Instance, Object, Ref, Service, Violation, kind_named
 from mesh.store.protocol import Item
 
@@ -74,7 +75,9 @@ async def get(request: web.Request) -> web.Response:
     if for_proxies(ref) and KINDS[ref.kind].namespaced:
         revisions = context.revisions
         question = Question(item.revision, await revisions.epoch(), frozenset({str(ref)}))
-        status["programmed"] = programmed(await revisions.glance(question))
+        progress = await revisions.glance(question)
+        status["programmed"] = programmed(progress)
+        conditions.programmed(obj, status, progress.in_force, progress.live, item.revision)
     if status:
         document["status"] = status
     return answer(document)
@@ -103,14 +106,14 @@ def _decoded(kind: str, item: Item) -> Object:
 
 
 def _status(context: Context, obj: Object) -> dict[str, object]:
-    """What the control plane makes of an object: why a Service does not take an instance."""
+    """What the control plane makes of an object: why a Service does not take an instance, what keeps a route back."""
     view = context.mirror.view
     match obj:
         case Instance():
             return {"services": registry.services_of(view, obj)}
         case Service():
             return {"refused": registry.refused_by(view, obj)}
-    return {}
+    return conditions.status(obj, view.configured())
 
 
 async def list_objects(request: web.Request) -> web.Response:

@@ -41,20 +41,22 @@ def decode_strict(document: object) -> Object | tuple[Violation, ...]:
         foreign = convert_strict(mapping.struct, document)
         return foreign if isinstance(foreign, tuple) else mapping.convert(foreign)
     row = KINDS[kind]
+    # What a reader added: an object that was got can be applied as it is.
+    plain = {key: value for key, value in document.items() if key != "status"}
     if row.kubernetes:
-        document = _without_bookkeeping(document)
-    return convert_strict(row.struct, {**document, "apiVersion": row.api_version})
+        plain = _without_bookkeeping(plain)
+    return convert_strict(row.struct, {**plain, "apiVersion": row.api_version})
 
 
 _BOOKKEEPING = frozenset({"managedFields", "ownerReferences", "finalizers", "selfLink", "deletionTimestamp"})
 
 
-def _without_bookkeeping(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """What a cluster wrote into an object besides what people did."""
-    kept = {key: value for key, value in document.items() if key != "status"}
+def _without_bookkeeping(document: dict[Any, Any]) -> dict[Any, Any]:
+    """Without what a cluster wrote into an object besides what people did."""
     if isinstance(meta := document.get("metadata"), Mapping):
-        kept["metadata"] = {key: value for key, value in meta.items() if key not in _BOOKKEEPING}
-    return kept
+        kept = {key: value for key, value in meta.items() if key not in _BOOKKEEPING}
+        return {**document, "metadata": kept}
+    return document
 
 
 def convert_strict(struct: type[T], tree: object, path: str = "") -> T | tuple[Violation, ...]:

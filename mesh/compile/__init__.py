@@ -13,6 +13,8 @@
     inbound, outbound   listeners, routes, clusters       tls        mTLS contexts, secrets
     gate                the store gate                    access     policies as RBAC
     endpoints           load assignments, spliced         http, parts  what several of them share
+    attach, rules       routes and policies: which count for whom, in which order; routes makes Envoy's of them
+    calls, callee       the two sides of a projection     conditions   what became of a route, for its status
 """
 
 from mesh.compile.check import Checker, check

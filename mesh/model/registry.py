@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     also: tuple[str, ...] = ()
     """Other apiVersions with the same fields, which are taken as ours."""
     kubernetes: bool = False
-    """Its manifests also come from clusters: their bookkeeping (status, managedFields and such) is dropped."""
+    """Its manifests also come from clusters: their bookkeeping (managedFields and such) is dropped."""
     strict_readers: bool = False
     """A spec with a field that a reader does not know is undecodable to it. For kinds that restrict access: what is
     dropped from a rule makes it wider."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import msgspec
 import yaml
 from aiohttp import web
@@ -24,6 +26,7 @@ from tests.support.meshes import TestCa, bundle, config, definition, endpoint, l
 CALLER = "127.0.0.71"
 INSTANCES = {"v1": "127.0.0.72", "v2": "127.0.0.73", "v3": "127.0.0.74"}
 """Name -> its host's address."""
+PORTS = (80, 5432, 7070)
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Reply:
 
 @dataclass
 class App:
-    """An instance: answers with what it saw, or as it is told."""
+    """An instance: answers HTTP with what it saw, or as it is told; says its name over TCP, then repeats; and gRPC."""
 
     name: str
     port: int
+    tcp: int
+    grpc: int
     status: int = 200
     delay: float = 0.0
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -71,6 +76,30 @@ class App:
         return web.json_response(said, status=status, headers={"x-app": self.name})
 
 
+async def _greet(app: App, address: str) -> asyncio.Server:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{app.name}\n".encode())
+        while data := await reader.read(1000):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(serve, address, app.tcp)
+
+
+async def _calls(app: App, address: str) -> grpc.aio.Server:
+    async def name(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        return app.name.encode() + b" " + request
+
+    server = grpc.aio.server()
+    for called in ("test.Echo", "test.Other"):
+        methods = {m: grpc.unary_unary_rpc_method_handler(name) for m in ("Say", "Ask")}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(called, methods),))
+    server.add_insecure_port(f"{address}:{app.grpc}")
+    await server.start()
+    return server
+
+
 class Rig:
     """`objects(...)` puts routes and policies in force; `get(...)` calls through the caller's proxy."""
 
@@ -78,8 +107,15 @@ class Rig:
         self.ca, self.background = TestCa(), Background()
         self.mtls = {name: free_port(address) for name, address in INSTANCES.items()}
         self.listen = {name: free_port("127.0.0.1") for name in ("api", *INSTANCES)}
-        self.apps = {name: App(name, free_port(address)) for name, address in INSTANCES.items()}
+        self.tcp, self.grpc = free_port("127.0.0.1"), free_port("127.0.0.1")
+        """Where the caller reaches `api` by these protocols."""
+        self.apps = {
+            name: App(name, free_port(address), free_port(address), free_port(address))
+            for name, address in INSTANCES.items()
+        }
         self._runners = [self.background.call(self._serve(app)) for app in self.apps.values()]
+        self._tcp = [self.background.call(_greet(app, INSTANCES[name])) for name, app in self.apps.items()]
+        self._grpc = [self.background.call(_calls(app, INSTANCES[name])) for name, app in self.apps.items()]
         self.caller = Host("caller", folder, self.background)
         self.callees = {name: Host(name, folder, self.background) for name in INSTANCES}
         self._base = self._world()
@@ -95,7 +131,11 @@ class Rig:
         return runner
 
     def _world(self) -> World:
-        ports = (ServicePort(port=80, protocol="http", name="http", target_port="http"),)
+        ports = (
+            ServicePort(port=80, protocol="http", name="http", target_port="http"),
+            ServicePort(port=5432, protocol="tcp", name="tcp", target_port="tcp"),
+            ServicePort(port=7070, protocol="grpc", name="grpc", target_port="grpc"),
+        )
         objects: list[Object] = [
             config(), bundle(self.ca.root), service("web"), policy("callers", "", rule("shop/web", name="web")),
             service("api", accounts=["api"], ports=ports, selector={"app": "api"}),
@@ -106,7 +146,7 @@ class Rig:
         return world(*objects)
 
     def _endpoint(self, service_name: str, instance: str) -> Object:
-        found = endpoint(service_name, instance, INSTANCES[instance], mtls_port=self.mtls[instance])
+        found = endpoint(service_name, instance, INSTANCES[instance], mtls_port=self.mtls[instance], ports=PORTS)
         labels = {"app": "api", "version": instance}
         spec = msgspec.structs.replace(found.spec, service_account="api")
         meta = msgspec.structs.replace(found.metadata, labels=labels)
@@ -114,6 +154,10 @@ class Rig:
 
     def _publish_first(self) -> None:
         calls = [Upstream(service=s, port=80, listen=f"127.0.0.1:{p}") for s, p in self.listen.items()]
+        calls += [
+            Upstream(service="api", port=5432, listen=f"127.0.0.1:{self.tcp}"),
+            Upstream(service="api", port=7070, listen=f"127.0.0.1:{self.grpc}"),
+        ]
         web_only = {"shop/web": self.ca.workload("shop/web")}
         self.caller.publish(
             self.world,
@@ -122,9 +166,13 @@ class Rig:
         )  # fmt: skip
         for name, app in self.apps.items():
             address, host = INSTANCES[name], self.callees[name]
-            port = LocalPort(port=app.port, name="http", protocol="http", address=address)
+            ports = (
+                LocalPort(port=app.port, name="http", protocol="http", address=address),
+                LocalPort(port=app.tcp, name="tcp", protocol="tcp", address=address),
+                LocalPort(port=app.grpc, name="grpc", protocol="grpc", address=address),
+            )
             labels = {"app": "api", "version": name}
-            here = definition(f"api-{name}", port, service_account="api", labels=labels)
+            here = definition(f"api-{name}", *ports, service_account="api", labels=labels)
             held = {"shop/api": self.ca.workload("shop/api")}
             host.publish(
                 self.world,
@@ -169,6 +217,10 @@ class Rig:
             host.close()
         for runner in self._runners:
             self.background.call(runner.cleanup())
+        for server in self._tcp:
+            server.close()
+        for rpc in self._grpc:
+            self.background.call(rpc.stop(None))
         self.background.close()
 
 

@@ -177,3 +177,37 @@ def test_bad_questions_get_a_clear_answer(tmp_path, body):
             assert answer["violations"]
 
     asyncio.run(run())
+
+
+ROUTE = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "HTTPRoute",
+    "metadata": {"name": "r", "namespace": "shop"},
+    "spec": {
+        "parentRefs": [{"group": "", "kind": "Service", "name": "api"}],
+        "rules": [{"backendRefs": [{"name": "gone", "port": 80}]}],
+    },
+}
+
+
+def test_a_route_says_what_became_of_it_and_can_be_applied_as_it_was_got(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with agent(cp, "n1") as one:
+                _, done = await cp.apply(namespace(), service(), ROUTE)
+                await report(cp, one, done["revision"])
+
+                async def told():
+                    _, got = await cp.call("GET", "/v1/objects/httproutes/shop/r")
+                    conditions = got["status"]["parents"][0]["conditions"]
+                    found = {c["type"]: (c["status"], c["reason"], c["message"]) for c in conditions}
+                    assert found["ResolvedRefs"][:2] == ("False", "BackendNotFound")
+                    return found["Programmed"] == ("True", "Programmed", f"1/1 @{done['revision']}") and got
+
+                got = await aeventually(told)
+                assert got["status"]["parents"][0]["conditions"][0]["type"] == "Accepted"
+                _, again = await cp.apply(got)
+                assert [result["action"] for result in again["results"]] == ["unchanged"]
+
+    asyncio.run(run())
