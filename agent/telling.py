@@ -13,6 +13,7 @@ from agent import metrics, status
 from agent.admin import AdminError, Command
 from agent.assembly import Assembly
 from agent.envoy.admin import AdminError as EnvoyAdminError
+from agent.planning import Planner
 from agent.scrape import Page
 from agent.uplink import Answers
 from mesh import pb
@@ -28,6 +29,7 @@ APPLIED_SECONDS = 15.0
 class Telling:
     def __init__(self, agent: Assembly) -> None:
         self._agent = agent
+        self._planner = Planner(lambda: agent.pipeline.offer(agent.runtime.state.offered), agent.outside.envoy.validate)
 
     # --- facts ---
 
@@ -86,12 +88,17 @@ class Telling:
 
     def answers(self) -> Answers:
         """What the control plane may ask over the uplink."""
-        return {"config": self._config_text, "status": self._status_text}
+        return {
+            "config": self._config_text,
+            "status": self._status_text,
+            "plan": self._planner.plan,
+            "judge": self._planner.judge,
+        }
 
-    async def _config_text(self) -> str:
+    async def _config_text(self, _: str) -> str:
         return msgspec.json.encode(await self.config()).decode()
 
-    async def _status_text(self) -> str:
+    async def _status_text(self, _: str) -> str:
         return msgspec.json.encode(status.document(self.facts())).decode()
 
     async def config(self) -> Any:

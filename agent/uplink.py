@@ -7,6 +7,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -14,6 +15,7 @@ import structlog
 from agent.http import HttpError, Target, WebSocket, call, websocket
 from mesh.aio import Backoff, first, pause
 from mesh.model.uplink import (
+    MAX_ANSWER_BYTES,
     Answer,
     Ask,
     Down,
@@ -36,8 +38,11 @@ REPORTS_AT_ONCE = 8
 
 BASE, CAP = 0.2, 10.0
 
-Answers = Mapping[str, Callable[[], Awaitable[str]]]
-"""What may be asked -> how to get it, as JSON text."""
+Answers = Mapping[str, Callable[[str], Awaitable[str]]]
+"""What may be asked -> how to get it: from the question's body to the answer's, both JSON text."""
+
+ANSWERS_AT_ONCE, MAX_QUESTIONS = 4, 8
+"""Questions that are worked on together, and those that may wait besides."""
 
 
 class Unreachable(Exception):  # noqa: N818 - the field's word
@@ -166,7 +171,8 @@ class Uplink:
             log.info("connected to the control plane", url=target.url)
             self._changed.set()
             self._on_up()
-            await first(self._listen(socket), self._tell(socket), self._until_again())
+            asks: asyncio.Queue[Ask] = asyncio.Queue(MAX_QUESTIONS)
+            await first(self._listen(socket, asks), self._reply(socket, asks), self._tell(socket), self._until_again())
 
     async def _until_again(self) -> None:
         await self._again.wait()
@@ -179,7 +185,7 @@ class Uplink:
             await _send(socket, Up(report=self._report()))
             await pause(self._pace.after(clock()))
 
-    async def _listen(self, socket: WebSocket) -> None:
+    async def _listen(self, socket: WebSocket, asks: "asyncio.Queue[Ask]") -> None:
         while (text := await socket.receive()) is not None:
             try:
                 down = msgspec.json.decode(text, type=Down)
@@ -187,14 +193,34 @@ class Uplink:
                 log.warning("the control plane said what cannot be read", error=str(exc))
                 continue
             if down.ask is not None:
-                await _send(socket, Up(answer=await self._answer(down.ask)))
+                try:
+                    asks.put_nowait(down.ask)
+                except asyncio.QueueFull:
+                    await _send(socket, Up(answer=Answer(id=down.ask.id, error="too many questions wait already")))
+
+    async def _reply(self, socket: WebSocket, asks: "asyncio.Queue[Ask]") -> None:
+        """Beside `_listen`, since that also answers pings, and some answers take long."""
+
+        async def work() -> None:
+            while True:
+                answer = await self._answer(await asks.get())
+                # If the connection is gone, who listens notices it, too.
+                with suppress(OSError, RuntimeError):
+                    await _send(socket, Up(answer=answer))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ANSWERS_AT_ONCE):
+                group.create_task(work())
 
     async def _answer(self, ask: Ask) -> Answer:
         how = self._answers.get(ask.what)
         if how is None:
             return Answer(id=ask.id, error=f"this agent does not know {ask.what[:100]!r}")
         try:
-            return Answer(id=ask.id, body=await how())
+            body = await how(ask.body)
+            if len(body) > MAX_ANSWER_BYTES:
+                return Answer(id=ask.id, error=f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+            return Answer(id=ask.id, body=body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the asker is told, and the connection lives
             return Answer(id=ask.id, error=str(exc) or type(exc).__name__)
 

@@ -17,7 +17,7 @@ from ca.limits import Buckets, Rate
 from controlplane.view import Presence, View
 from mesh import codec, keys
 from mesh.aio import keep, pause
-from mesh.model.uplink import Answer, Ask, Down, Report, Up
+from mesh.model.uplink import MAX_ASK_BYTES, Answer, Ask, Down, Report, Up
 from mesh.store.errors import StoreError
 from mesh.store.protocol import Put, Store
 
@@ -184,7 +184,7 @@ class Uplinks:
             question.set_result(up.answer)
         return ""
 
-    async def ask(self, node: str, what: str, *, seconds: float = 10.0) -> str:
+    async def ask(self, node: str, what: str, body: str = "", *, seconds: float = 10.0) -> str:
         """Put a question to a connected agent; the JSON text of its answer.
 
         Raises:
@@ -197,12 +197,15 @@ class Uplinks:
         if len(connection.questions) >= MAX_QUESTIONS:
             raise AgentError(f"{node} has {MAX_QUESTIONS} unanswered questions already")
         number = next(self._ids)
+        frame = codec.encode_struct(Down(ask=Ask(id=number, what=what, body=body)))
+        if len(frame) > MAX_ASK_BYTES:
+            raise AgentError(f"the question has {len(frame)} bytes; an agent takes {MAX_ASK_BYTES}")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         connection.questions[number] = future
         connection.asked = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
-                await connection.ws.send_str(codec.encode_struct(Down(ask=Ask(id=number, what=what))).decode())
+                await connection.ws.send_str(frame.decode())
                 await asyncio.wait([future])
         except (TimeoutError, OSError, RuntimeError) as exc:
             raise AgentError(f"{node} did not answer: {exc or 'time is up'}") from exc

@@ -7,6 +7,7 @@
    endpoint's Service and nothing else.
 3. `check` says whether all references are closed, before anything leaves the process; a Checker at the cost of what
    changed.
+4. `difference` says what a proxy would see of another snapshot, resource by resource.
 
     view, project       NodeView and how it is made       names      every resource name, once
     callee, standby     the part of it for calls that come in
@@ -19,6 +20,7 @@
 
 from mesh.compile.check import Checker, check
 from mesh.compile.compiler import Compiler, compile  # noqa: A004 - the word of the architecture
+from mesh.compile.difference import Difference, difference
 from mesh.compile.project import interest, project
 from mesh.compile.types import Problem, Resource, Resources, Snapshot
 from mesh.compile.view import NodeView
@@ -26,6 +28,7 @@ from mesh.compile.view import NodeView
 __all__ = [
     "Checker",
     "Compiler",
+    "Difference",
     "NodeView",
     "Problem",
     "Resource",
@@ -33,6 +36,7 @@ __all__ = [
     "Snapshot",
     "check",
     "compile",
+    "difference",
     "interest",
     "project",
 ]

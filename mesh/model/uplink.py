@@ -5,6 +5,8 @@ The uplink is one WebSocket per agent to any control-plane node (GET /v1/uplink)
 That it is open is the heartbeat; the server pings, and a peer that does not answer is cut.
 """
 
+from typing import Any, Literal
+
 from mesh.model.base import Frozen
 from mesh.model.instance import Instance
 
@@ -79,7 +81,10 @@ class Ask(Frozen, frozen=True, kw_only=True):
 
     id: int
     what: str
-    """`config`: the proxy's configuration as Envoy tells it. An agent answers what it does not know with an error."""
+    """`config`: the proxy's configuration as Envoy tells it. `plan`: what a change would do to it; `judge`: would Envoy
+    take it? An agent answers what it does not know with an error."""
+    body: str = ""
+    """JSON text. Of `plan` and `judge`: a list of Proposed. Agents that do not know it pass it over."""
 
 
 class Answer(Frozen, frozen=True, kw_only=True):
@@ -103,5 +108,50 @@ class Down(Frozen, frozen=True, kw_only=True):
     ask: Ask | None = None
 
 
+class Proposed(Frozen, frozen=True, kw_only=True):
+    """An object as it would be stored; without one, it would be deleted."""
+
+    kind: str
+    namespace: str = ""
+    name: str
+    object: dict[str, Any] | None = None
+
+
+class ResourceChange(Frozen, frozen=True, kw_only=True):
+    type: str
+    """cds, eds, lds, rds, sds."""
+    name: str
+    action: Literal["add", "change", "remove"]
+    before: str = ""
+    """Versions by content."""
+    after: str = ""
+
+
+class Planned(Frozen, frozen=True, kw_only=True):
+    """The answer to `plan`."""
+
+    revision: int
+    """Of the world that the change was compared with."""
+    changes: tuple[ResourceChange, ...] = ()
+    more: int = 0
+    """Changes that are not named."""
+    problems: tuple[str, ...] = ()
+    """What could not be compiled as asked, and was well before."""
+
+
+class Judged(Frozen, frozen=True, kw_only=True):
+    """The answer to `judge`."""
+
+    refused: str = ""
+    """Envoy's words; empty: it takes the change."""
+    objects: dict[str, str] = {}
+    """Guilty object -> why, where they could be found."""
+    problems: tuple[str, ...] = ()
+
+
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """A configuration dump of a large proxy is the largest frame."""
+MAX_ASK_BYTES = 4 * 1024 * 1024
+"""Of a frame to an agent."""
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+"""Of an answer's body: within its frame each quote is escaped."""

@@ -136,7 +136,7 @@ def test_a_host_joins_serves_and_tells_of_itself(tmp_path):
             page = await shop.host.telling.pages()["/metrics"]()
             assert 'holdfast_agent_phase{phase="serving"} 1' in page
             assert "envoy_server_live" in page, "one page for both"
-            dump = await shop.host.telling.answers()["config"]()
+            dump = await shop.host.telling.answers()["config"]("")
             assert agent.keeper.stored is not None
             key = agent.keeper.stored.held["shop/api"].key_pem
             assert key.splitlines()[1] not in dump, "no private key leaves the host"

@@ -11,6 +11,7 @@ import pytest
 from agent import uplink as module
 from agent.register import Registrar
 from agent.uplink import REPORTS_AT_ONCE, ControlPlane, Pace, RefusedByControlPlane, Unreachable, Uplink
+from controlplane.uplink import AgentError
 from mesh.model import Instance, InstancePort, Metadata
 from mesh.model.instance import InstanceSpec
 from mesh.model.uplink import Hello, RegisterAnswer, RegisterRequest, Report
@@ -177,10 +178,10 @@ async def _is(cp, wanted: str) -> bool:
 
 def test_questions_are_answered_and_unknown_ones_refused(tmp_path):
     async def scenario(cp):
-        async def config() -> str:
+        async def config(_: str) -> str:
             return '{"configs": [1]}'
 
-        async def broken() -> str:
+        async def broken(_: str) -> str:
             raise RuntimeError("no proxy here")
 
         agent = Agent(cp, answers={"config": config})
@@ -200,6 +201,68 @@ def test_questions_are_answered_and_unknown_ones_refused(tmp_path):
                     return status >= 400 and ("no proxy here" in words or "does not know" in words)
 
                 await aeventually(told)
+
+    with_cp(tmp_path, scenario)
+
+
+def test_a_slow_answer_holds_up_no_other_and_bodies_come_through(tmp_path):
+    async def scenario(cp):
+        release = asyncio.Event()
+
+        async def slow(_: str) -> str:
+            await release.wait()
+            return '"late"'
+
+        async def echo(body: str) -> str:
+            return body
+
+        async def huge(_: str) -> str:
+            return " " * (module.MAX_ANSWER_BYTES + 1)
+
+        agent = Agent(cp, answers={"slow": slow, "echo": echo, "huge": huge})
+        async with agent.running():
+            await aeventually(lambda: phase(cp))
+            ask = cp.context.uplinks.ask
+            async with asyncio.TaskGroup() as group:
+                late = [group.create_task(ask("vm1", "slow")) for _ in range(module.ANSWERS_AT_ONCE - 1)]
+                assert await ask("vm1", "echo", '{"a": "\u00fc"\\"}') == '{"a": "\u00fc"\\"}'
+                with pytest.raises(AgentError, match="larger than"):
+                    await ask("vm1", "huge")
+                release.set()
+            assert [task.result() for task in late] == ['"late"'] * len(late)
+            with pytest.raises(AgentError, match="bytes; an agent takes"):
+                await ask("vm1", "echo", '"' * 3_000_000)
+            assert await ask("vm1", "echo", '"' * 1_500_000) == '"' * 1_500_000
+
+    with_cp(tmp_path, scenario)
+
+
+def test_more_questions_than_an_agent_works_on_are_refused(tmp_path):
+    async def scenario(cp):
+        release = asyncio.Event()
+
+        async def slow(_: str) -> str:
+            await release.wait()
+            return "1"
+
+        agent = Agent(cp, answers={"slow": slow})
+        async with agent.running():
+            await aeventually(lambda: phase(cp))
+            outcomes = []
+
+            async def one() -> None:
+                try:
+                    outcomes.append(await cp.context.uplinks.ask("vm1", "slow"))
+                except AgentError as exc:
+                    outcomes.append(str(exc))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(12):
+                    group.create_task(one())
+                await aeventually(lambda: len(outcomes) == 4)
+                release.set()
+            assert outcomes.count("1") == 8
+            assert sum("unanswered questions" in o for o in outcomes) == 4
 
     with_cp(tmp_path, scenario)
 
