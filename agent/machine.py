@@ -232,10 +232,12 @@ def _answer(  # noqa: PLR0911 - a table
     match event:
         case ev.Acked(digest, endpoints_only):
             return _acked(state, digest, endpoints_only=endpoints_only)
-        case ev.Warmed(digest) if digest != state.acked or digest in {state.applied_digest, *state.refused}:
+        case ev.Warmed(digest) if digest != state.acked or digest in state.refused:
             return state, ()  # while a hot restart has two Envoys, one may refuse what the other took
         case ev.Warmed(digest):
             revision = state.offered_revision if digest == state.offered else state.acked_revision
+            if (digest, revision) == (state.applied_digest, state.applied):
+                return state, ()
             return _applied(state, digest, revision)
         case ev.Refused(digest, reason):
             return _refused(state, digest, reason)

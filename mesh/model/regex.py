@@ -10,7 +10,7 @@ MAX_PATTERN = 1024
 """Characters."""
 
 MAX_PROGRAM = 1000
-"""Instructions of the compiled expression. Envoy holds one for each route, and is told the same bound."""
+"""Instructions of the compiled expression. Envoy holds one for each route, and runs it on each request."""
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False

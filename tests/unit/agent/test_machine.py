@@ -71,6 +71,14 @@ def test_what_one_of_two_proxies_took_and_the_other_refused_is_not_in_force():
     assert (state.applied_digest, state.applied) == (b"a", R1)
 
 
+def test_what_stands_in_for_a_refused_object_may_be_what_was_in_force_before():
+    state, _out = run(
+        *LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"bad"), ev.Refused(b"bad", "why"), ev.SearchEnded(found=True),
+        ev.Compiled(R2, b"a"), ev.Acked(b"a"), ev.Warmed(b"a"),
+    )  # fmt: skip
+    assert (state.applied_digest, state.applied) == (b"a", R2), "its neighbours are in force at this revision"
+
+
 def test_a_late_refusal_of_an_older_offer_is_searched_too():
     state, out = run(
         *LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"b"), ev.Stalled(b"b"), ev.WorldChanged(R3), ev.Compiled(R3, b"c"),
