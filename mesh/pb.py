@@ -18,6 +18,7 @@ from envoy.config.core.v3.base_pb2 import (
     Locality,
     Metadata,
     RoutingPriority,
+    RuntimeDouble,
     RuntimeFractionalPercent,
     RuntimeUInt32,
     TrafficDirection,
@@ -74,6 +75,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
+from envoy.extensions.health_check.event_sinks.file.v3.file_pb2 import HealthCheckEventFileSink
 from envoy.extensions.matching.common_inputs.ssl.v3.ssl_inputs_pb2 import UriSanInput
 from envoy.extensions.rate_limit_descriptors.expr.v3.expr_pb2 import Descriptor as DescriptorExpression
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
@@ -91,7 +93,10 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 from envoy.type.matcher.v3.http_inputs_pb2 import HttpRequestHeaderMatchInput
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from envoy.type.v3.hash_policy_pb2 import HashPolicy as TcpHashPolicy
+from envoy.type.v3.http_pb2 import CodecClientType
 from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
+from envoy.type.v3.range_pb2 import Int64Range
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -192,6 +197,7 @@ __all__ = [
     "CircuitBreakers",
     "Cluster",
     "ClusterLoadAssignment",
+    "CodecClientType",
     "CommonTlsContext",
     "ConfigSource",
     "ConnectionLimit",
@@ -217,6 +223,7 @@ __all__ = [
     "HeaderValue",
     "HeaderValueOption",
     "HealthCheck",
+    "HealthCheckEventFileSink",
     "HealthStatus",
     "Http1ProtocolOptions",
     "Http2ProtocolOptions",
@@ -226,6 +233,7 @@ __all__ = [
     "HttpProtocolOptions",
     "HttpRbac",
     "HttpRequestHeaderMatchInput",
+    "Int64Range",
     "KeepaliveSettings",
     "LbEndpoint",
     "Listener",
@@ -261,6 +269,7 @@ __all__ = [
     "RouteMatch",
     "Router",
     "RoutingPriority",
+    "RuntimeDouble",
     "RuntimeFractionalPercent",
     "RuntimeUInt32",
     "SPIFFECertValidatorConfig",
@@ -272,6 +281,7 @@ __all__ = [
     "Struct",
     "SubjectAltNameMatcher",
     "SubstitutionFormatString",
+    "TcpHashPolicy",
     "TcpProxy",
     "TlsCertificate",
     "TlsInspector",

@@ -25,9 +25,9 @@ from mesh.model import (
     TCPRoute,
     TrafficPolicy,
 )
-from mesh.model.checks import label_fault, port_fault
-from mesh.model.routing import BackendRef, ParentRef
-from mesh.model.trafficpolicy import TrafficPolicySpec
+from mesh.model.checks import label_fault, port_fault, shown
+from mesh.model.routing import SUBSET, BackendRef, ParentRef
+from mesh.model.trafficpolicy import Subset, TrafficPolicySpec
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
 
@@ -52,6 +52,8 @@ class Unresolved:
 class Resolved:
     service: Service
     port: ServicePort
+    subset: str = ""
+    """Only those of its endpoints that a policy has under this name; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +153,34 @@ class Attached:
         named = any(parent_of(route, p) == service and names_port(p, port) for p in route.spec.parent_refs)
         return named and fits(route, port)
 
-    def resolve(  # noqa: PLR0911 - one for each reason
-        self, route: AnyRoute, backend: BackendRef
-    ) -> Resolved | Unresolved:
-        """A backend's Service and port.
+    def resolve(self, route: AnyRoute, backend: BackendRef) -> Resolved | Unresolved:
+        """A backend's Service and port, and which of its endpoints.
 
         Another namespace has to allow it by a ReferenceGrant, unless the route is for a Service of that namespace:
         who may call is said by policies, and a route leads nowhere that its callers could not call themselves.
         """
-        if (backend.group, backend.kind) != ("", "Service"):
+        name, subset = backend.name, ""
+        if (backend.group, backend.kind) == SUBSET:
+            name, _, subset = backend.name.partition(".")
+        elif (backend.group, backend.kind) != ("", "Service"):
             kind = f"{backend.group or 'core'}/{backend.kind}"
             return Unresolved("InvalidKind", f"{kind[:80]} is nothing that a route can send to")
-        ref = ServiceRef(backend.namespace or route.metadata.namespace, backend.name)
+        found = self._service_port(route, ServiceRef(backend.namespace or route.metadata.namespace, name), backend)
+        if isinstance(found, Unresolved) or (backend.group, backend.kind) != SUBSET:
+            return found
+        if self.subset(found.service.service, found.port.port, subset) is None:
+            reason = f"no TrafficPolicy of Service {found.service.service} has a subset {shown(subset)}"
+            return Unresolved("BackendNotFound", reason)
+        return Resolved(found.service, found.port, subset)
+
+    def subset(self, service: ServiceRef, port: int, name: str) -> Subset | None:
+        """The subset of a Service's endpoints that its policy has under this name."""
+        policy = self.policy(service, port)
+        return next((found for found in policy.spec.subsets if found.name == name), None) if policy else None
+
+    def _service_port(  # noqa: PLR0911 - one for each reason
+        self, route: AnyRoute, ref: ServiceRef, backend: BackendRef
+    ) -> Resolved | Unresolved:
         if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
             return Unresolved("BackendNotFound", "the backend's name or port is not one")
         if not self._permitted(route, ref):

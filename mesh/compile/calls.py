@@ -1,14 +1,15 @@
 """What a host's applications call: of its upstreams and the mesh's routes, the outbound part of a projection."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mesh.compile import names
-from mesh.compile.attach import Applied, Attached
+from mesh.compile.attach import Applied, Attached, Policy
+from mesh.compile.connections import connections, hash_keys, spread, unfit
 from mesh.compile.names import defined
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
 from mesh.compile.types import Problem
-from mesh.compile.view import Assignment, Backend, Outbound, Part
+from mesh.compile.view import Assignment, Backend, Connections, Outbound, Part
 from mesh.model import (
     GRPCRoute,
     HTTPRoute,
@@ -20,6 +21,7 @@ from mesh.model import (
     ServiceDefinition,
     ServicePort,
     ServiceRef,
+    TrafficPolicy,
     Upstream,
     World,
 )
@@ -51,9 +53,7 @@ def interest(world: World, definitions: Iterable[ServiceDefinition], attached: A
             port = _port(service, upstream.port)
             if service is not None and port is not None:
                 applied = attached.apply(definition.namespace, ref, port)
-                found.update(
-                    target.service for entry in entries(attached, applied.routes)[0] for target in entry.targets
-                )
+                found.update(_led_to(attached, applied))
     return frozenset(found)
 
 
@@ -84,7 +84,7 @@ class _Calls:
         for upstream in outbound:
             for target in upstream.targets:
                 self._backend(upstream, target)
-        backends = tuple(self._backends[key] for key in sorted(self._backends, key=_order))
+        backends = tuple(self._backends[key] for key in sorted(self._backends))
         return Calls(outbound, backends, tuple(self._problems))
 
     def _note(self, ref: Ref | None, path: str, reason: str) -> None:
@@ -123,7 +123,7 @@ class _Calls:
             path = place if nobody else ""
         if fault:
             self._note(service.ref if service else None, path, fault)
-        return Outbound(
+        found = Outbound(
             identity=definition.identity,
             listen=upstream.listen,
             service=ref,
@@ -133,6 +133,22 @@ class _Calls:
             entries=self._entries(applied),
             split=self._split(applied),
         )
+        return self._as_told(found)
+
+    def _as_told(self, upstream: Outbound) -> Outbound:
+        """With what policies say that routes and listeners are made from."""
+        sources: set[Ref] = set()
+        hashes = []
+        for target in upstream.targets if upstream.protocol != "tcp" else ():
+            policy = self._attached.policy(target.service, target.port)
+            if policy and (keys := hash_keys(policy)):
+                hashes.append((target, keys))
+                sources |= policy.sources
+        policy = self._attached.policy(upstream.service, upstream.port)
+        idle = policy.spec.timeouts.idle if policy and upstream.protocol == "tcp" else ""
+        if policy and idle:
+            sources |= policy.sources
+        return replace(upstream, hashes=tuple(hashes), idle=idle, policies=frozenset(sources))
 
     def _entries(self, applied: Applied) -> tuple[Entry, ...] | None:
         if not any(isinstance(route, HTTPRoute | GRPCRoute) for route in applied.routes):
@@ -155,21 +171,55 @@ class _Calls:
         divided = upstream.split
         if key in self._backends and divided is None:
             return
+        protocol = self._protocol(target)
+        policy = self._attached.policy(target.service, target.port)
+        said = connections(policy)
+        assignment = self._plain(target) if divided is None else self._divided(upstream, divided)
+        sources = set(policy.sources) if policy and said != Connections() else set()
+        for part in assignment.parts:
+            if (part.labels or part.spread) and (about := self._attached.policy(*part.target[:2])):
+                sources |= about.sources
         self._backends[key] = Backend(
             identity=upstream.identity,
             target=target,
-            protocol=self._protocol(target),
+            protocol=protocol,
             accounts=self._accounts(target),
-            assignment=_plain(target) if divided is None else self._divided(upstream, divided),
+            assignment=assignment,
             route=divided.source if divided else None,
             age=_connection_age(self._local.identities.get(upstream.identity)),
+            connections=said,
+            policies=frozenset(sources),
         )
+        if policy:
+            self._note_unfit(policy, protocol)
+
+    def _note_unfit(self, policy: Policy, protocol: Protocol) -> None:
+        for ref in sorted(policy.sources):
+            found = self._world.objects.get(ref)
+            for path, reason in unfit(found.spec, protocol) if isinstance(found, TrafficPolicy) else ():
+                if Problem(ref, path, reason) not in self._problems:
+                    self._note(ref, path, reason)
+
+    def _plain(self, target: Target) -> Assignment:
+        return Assignment(names.load_assignment(*target), (self._part(target),))
 
     def _divided(self, upstream: Outbound, divided: TcpSplit) -> Assignment:
         """Endpoints of all shares in one assignment: weights change without touching a connection."""
         return Assignment(
             names.divided(upstream.identity, upstream.service, upstream.port),
-            tuple(Part(share.target, share.weight, self._accounts(share.target)) for share in divided.shares),
+            tuple(
+                replace(self._part(share.target), weight=share.weight, accounts=self._accounts(share.target))
+                for share in divided.shares
+            ),
+        )
+
+    def _part(self, target: Target) -> Part:
+        subset = self._attached.subset(*target) if target.subset else None
+        policy = self._attached.policy(target.service, target.port)
+        return Part(
+            target,
+            labels=tuple(sorted(subset.labels.items())) if subset else (),
+            spread=spread(policy, self._local.locality),
         )
 
     def _protocol(self, target: Target) -> Protocol:
@@ -181,15 +231,6 @@ class _Calls:
         service = self._world.service(target.service)
         base = f"spiffe://{self._local.trust_domain}/ns/{target.service.namespace}/sa/"
         return tuple(base + account for account in (_accounts(service) if service else ()))
-
-
-def _plain(target: Target) -> Assignment:
-    return Assignment(names.load_assignment(target.service, target.port), (Part(target),))
-
-
-def _order(key: tuple[str, Target]) -> tuple[str, ServiceRef, int]:
-    identity, target = key
-    return (identity, target.service, target.port)
 
 
 def _accounts(service: Service) -> tuple[str, ...]:

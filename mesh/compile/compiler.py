@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh import pb
-from mesh.compile import endpoints, gate, inbound, names, outbound, tls
+from mesh.compile import clusters, endpoints, gate, inbound, names, outbound, tls
 from mesh.compile.layered import Layered, over
 from mesh.compile.project import project
 from mesh.compile.rules import Target
@@ -273,10 +273,10 @@ class _Run:
         """A cluster for whatever can be called."""
         frame = self._frame
         for backend in frame.backends:
-            name = outbound.cluster_name(backend.identity, backend.target)
+            name = clusters.name(backend.identity, backend.target)
             if not self._ready(backend.identity):
                 continue
-            make = partial(outbound.cluster, frame, backend)
+            make = partial(clusters.cluster, frame, backend)
             if self._add(pb.CLUSTER, name, backend, make, backend.sources):
                 self._callable.add((backend.identity, backend.target))
                 for service in backend.assignment.services:
@@ -295,9 +295,12 @@ class _Run:
         self._add(
             pb.LISTENER,
             names.outbound_listener(upstream.identity, upstream.listen),
-            (upstream.identity, upstream.listen, upstream.service, upstream.port, outbound.tcp_shares(upstream, fault)),
+            (
+                (upstream.identity, upstream.listen, upstream.service, upstream.port),
+                (outbound.tcp_shares(upstream, fault), upstream.idle),
+            ),
             lambda: outbound.listener(frame, upstream, fault),
-            (upstream.source,),
+            (upstream.source, *(upstream.policies if upstream.idle else ())),
         )
 
     def _gate(self) -> None:

@@ -5,14 +5,17 @@ goes there, ever: a call fails at once rather than reach an application that is 
 a host that they cannot hear; it may well serve. So lost endpoints get traffic if nobody is healthy, and only then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from mesh import pb
+from mesh.compile.spread import Spread
 from mesh.compile.view import Assignment, Part
 from mesh.model import Endpoint, Health, ServiceRef
 from mesh.model.checks import address_fault, port_fault
 
 MAX_WEIGHT = 1_000_000
+_MAX_PRIORITY = 127
+"""Envoy takes 128 priorities; what comes later shares the last."""
 
 STATUS: dict[Health, int] = {
     "healthy": pb.HealthStatus.HEALTHY,
@@ -61,21 +64,69 @@ def straightforward(
     groups = []
     for part in assignment.parts:
         known = endpoints.get(part.target.service, {})
-        chosen = [
-            known[key] for key in sorted(known) if usable(known[key]) and part.target.port in known[key].spec.ports
-        ]
-        healthy = any(e.spec.health == "healthy" for e in chosen)
-        encoded = [message(e, status_of(e, any_healthy=healthy), part.socket) for e in chosen]
-        if encoded:
+        chosen = _chosen(part, ((name, e) for name, e in known.items() if usable(e)))
+        healthy = any(e.spec.health == "healthy" for _, e in chosen)
+        for frame, members in _groups(part, chosen):
             group = pb.LocalityLbEndpoints()
-            group.MergeFromString(_frame(part))
-            group.lb_endpoints.extend(encoded)
+            group.MergeFromString(frame)
+            group.lb_endpoints.extend(message(e, status_of(e, any_healthy=healthy), part.socket) for _, e in members)
             groups.append(group)
     return pb.ClusterLoadAssignment(cluster_name=assignment.name, endpoints=groups)
 
 
+Named = tuple[str, Endpoint]
+"""An endpoint, with its name."""
+
+
+def _chosen(part: Part, known: Iterable[Named]) -> list[Named]:
+    """Endpoints that belong to a part, by name."""
+    port, labels, spread = part.target.port, dict(part.labels).items(), part.spread
+    return sorted(
+        (name, e)
+        for name, e in known
+        if port in e.spec.ports
+        and (not labels or labels <= e.metadata.labels.items())
+        and (spread is None or spread.allows(e.spec.locality))
+    )
+
+
+def _groups(part: Part, chosen: list[Named]) -> Iterator[tuple[bytes, list[Named]]]:
+    """A part's groups of endpoints, none of them empty, each with what it has besides."""
+    spread = part.spread
+    if spread is None or not chosen:
+        if chosen:
+            yield _frame(part), chosen
+        return
+    tiers: dict[tuple[int, int], list[Named]] = {}
+    for named in chosen:
+        tiers.setdefault(spread.tier(named[1].spec.locality), []).append(named)
+    ordered = [tiers[tier] for tier in sorted(tiers)]
+    if part.weight:
+        # Shares come first, and Envoy would count the health of all parts of a priority together. So each part has the
+        # nearest endpoints that are healthy, and no others.
+        yield _frame(part), next((m for m in ordered if any(e.spec.health == "healthy" for _, e in m)), chosen)
+        return
+    for priority, members in enumerate(ordered):
+        yield from _places(spread, min(priority, _MAX_PRIORITY), members)
+
+
+def _places(spread: Spread, priority: int, members: list[Named]) -> Iterator[tuple[bytes, list[Named]]]:
+    """What shares a priority, by place."""
+    places: dict[tuple[str, int], list[Named]] = {}
+    for named in members:
+        places.setdefault(spread.weight(named[1].spec.locality), []).append(named)
+    for (place, weight), there in sorted(places.items()):
+        region, zone, subzone = (*place.split("/", 2), "", "")[:3]
+        frame = pb.LocalityLbEndpoints(
+            locality=pb.Locality(region=region, zone=zone, sub_zone=subzone), priority=priority
+        )
+        if spread.weights:
+            frame.load_balancing_weight.CopyFrom(pb.uint32(weight))
+        yield pb.encode(frame), there
+
+
 def _frame(part: Part) -> bytes:
-    """What a part's group has besides endpoints."""
+    """What the only group of a part has besides endpoints."""
     if not part.weight:
         return b""
     return pb.encode(
@@ -84,7 +135,7 @@ def _frame(part: Part) -> bytes:
 
 
 class Fragments:
-    """Encoded endpoints of one Service. `update` costs what changed; `group` a concatenation."""
+    """Encoded endpoints of one Service. `update` costs what changed; `groups` a concatenation."""
 
     def __init__(self) -> None:
         self._known: dict[str, Endpoint] = {}
@@ -98,16 +149,14 @@ class Fragments:
         if len(known) != len(endpoints):
             known.update((n, e) for n, e in endpoints.items() if n not in known and usable(e))
 
-    def group(self, part: Part) -> bytes:
+    def groups(self, part: Part) -> Iterator[bytes]:
         """The bytes of a part's LocalityLbEndpoints; none without endpoints."""
-        port, socket = part.target.port, part.socket
-        chosen = sorted((n, e) for n, e in self._known.items() if port in e.spec.ports)
-        if not chosen:
-            return b""
+        chosen = _chosen(part, self._known.items())
         healthy = any(e.spec.health == "healthy" for _, e in chosen)
-        return _frame(part) + b"".join(
-            self._fragment(n, e, status_of(e, any_healthy=healthy), socket) for n, e in chosen
-        )
+        for frame, members in _groups(part, chosen):
+            yield frame + b"".join(
+                self._fragment(n, e, status_of(e, any_healthy=healthy), part.socket) for n, e in members
+            )
 
     def _fragment(self, name: str, endpoint: Endpoint, status: int, socket: str) -> bytes:
         cached = self._encoded.setdefault(name, {})
@@ -119,9 +168,9 @@ class Fragments:
 
 def encoded(assignment: Assignment, fragments: Mapping[ServiceRef, Fragments]) -> bytes:
     """The bytes of a ClusterLoadAssignment. Protobuf takes the fields of a message in any order."""
-    groups = [fragments[part.target.service].group(part) for part in assignment.parts]
     head = _CLUSTER_NAME + _sized(assignment.name.encode())
-    return head + b"".join(_ENDPOINTS + _sized(group) for group in groups if group)
+    groups = (group for part in assignment.parts for group in fragments[part.target.service].groups(part))
+    return head + b"".join(_ENDPOINTS + _sized(group) for group in groups)
 
 
 def _sized(raw: bytes) -> bytes:

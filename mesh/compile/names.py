@@ -31,8 +31,8 @@ def secret(identity: str) -> str:
     return f"identity|{identity}"
 
 
-def load_assignment(service: ServiceRef, port: int) -> str:
-    return f"{port}|{service}"
+def load_assignment(service: ServiceRef, port: int, subset: str = "") -> str:
+    return f"{port}|{_some(service, subset)}"
 
 
 def divided(identity: str, service: ServiceRef, port: int) -> str:
@@ -44,9 +44,13 @@ def inbound_route(service: ServiceRef, port: int) -> str:
     return f"inbound|{port}|{service}"
 
 
-def outbound(identity: str, service: ServiceRef, port: int) -> str:
+def outbound(identity: str, service: ServiceRef, port: int, subset: str = "") -> str:
     """Cluster and route of an upstream, as this identity calls it."""
-    return f"outbound|{port}|{service}|{identity}"
+    return f"outbound|{port}|{_some(service, subset)}|{identity}"
+
+
+def _some(service: ServiceRef, subset: str) -> str:
+    return f"{service}/{subset}" if subset else str(service)
 
 
 def outbound_listener(identity: str, listen: str) -> str:

@@ -4,26 +4,12 @@ A listener stays the same while its upstream's protocol family does: Services co
 assignments, and neither closes a connection.
 """
 
-from collections.abc import Iterator
-
 from mesh import pb
-from mesh.compile import endpoints, http, names, routes, tls
+from mesh.compile import clusters, http, names, routes
 from mesh.compile.inbound import TCP_IDLE_SECONDS
-from mesh.compile.parts import (
-    ADS,
-    CONNECT_SECONDS,
-    access_log,
-    http2_upstream,
-    limits,
-    listen_address,
-    log_fields,
-    network_filter,
-    set_http,
-    socket_options,
-    static_cluster,
-)
-from mesh.compile.rules import Target
-from mesh.compile.view import Backend, Frame, Outbound
+from mesh.compile.parts import access_log, listen_address, log_fields, network_filter, static_cluster
+from mesh.compile.view import Frame, Outbound
+from mesh.model.duration import seconds
 
 RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
 """Each of them means: no application has seen the request."""
@@ -34,15 +20,11 @@ RETRY_IDEMPOTENT_ON = (*RETRY_ON, "reset")
 _RETRIES = 2
 """Each at a host that was not tried yet: two may be dead at once before anybody says so."""
 
-_LOCAL_FAILURES = 3
-"""So many failed connects in a row eject a host. TCP has no memory of hosts that were tried: with one attempt more than
-that, a connection does not fail because of one dead host, whatever others do at the same time."""
+_TCP_ATTEMPTS = clusters.LOCAL_FAILURES + 1
+"""TCP has no memory of hosts that were tried: with one attempt more than failures eject a host, a connection does not
+fail because of one dead host, whatever others do at the same time."""
 
 NO_CERTIFICATE = "this host holds no certificate yet for the identity that calls"
-
-# Between proxies HTTP is always HTTP/2: it says goodbye before it closes, so restarts and renewals lose no request.
-_HTTP2_IDLE_SECONDS = 300.0
-_PING = (10.0, 5.0)
 
 
 def name(upstream: Outbound) -> str:
@@ -91,8 +73,11 @@ def _filter(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
         )
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
-        max_connect_attempts=pb.uint32(_LOCAL_FAILURES + 1),
-        idle_timeout=pb.duration(TCP_IDLE_SECONDS),
+        max_connect_attempts=pb.uint32(_TCP_ATTEMPTS),
+        idle_timeout=pb.duration(seconds(upstream.idle) if upstream.idle else TCP_IDLE_SECONDS),
+        # Always: without it a policy that hashes would change the listener, and close its connections. Where nobody
+        # hashes it does nothing.
+        hash_policy=[pb.TcpHashPolicy(source_ip=pb.TcpHashPolicy.SourceIp())],
         access_log=[log],
     )
     shares = tcp_shares(upstream, fault)
@@ -123,15 +108,21 @@ def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
     elif upstream.entries is not None:
         chosen = list(
             routes.routes(
-                upstream.entries, lambda target: cluster_name(upstream.identity, target), _retries(), upstream.port
+                upstream.entries,
+                lambda target: clusters.name(upstream.identity, target),
+                upstream.hash_keys,
+                _retries(),
+                upstream.port,
             )
         )
     else:
-        here, policies = cluster_name(upstream.identity, upstream.target), _retries()
+        here, policies = clusters.name(upstream.identity, upstream.target), _retries()
         chosen = [
             http.idempotent(http.to_cluster(here, policies.idempotent)),
             http.to_cluster(here, policies.other),
         ]
+        for one in chosen:
+            one.route.hash_policy.extend(routes.hash_policies(upstream.hash_keys((upstream.target,))))
     return http.route_config(name(upstream), *chosen, response_headers_to_remove=[names.UNREACHED])
 
 
@@ -139,78 +130,6 @@ def _retries() -> http.RetryPolicies:
     return http.RetryPolicies(
         idempotent=http.retry_elsewhere(RETRY_IDEMPOTENT_ON, retries=_RETRIES),
         other=http.retry_elsewhere(RETRY_ON, retries=_RETRIES),
-    )
-
-
-def cluster_name(identity: str, target: Target) -> str:
-    return names.outbound(identity, target.service, target.port)
-
-
-def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
-    """A Service's port as this identity calls it."""
-    tcp = backend.protocol == "tcp"
-    service, port = backend.target.service, backend.target.port
-    found = pb.Cluster(
-        name=cluster_name(backend.identity, backend.target),
-        type=pb.Cluster.EDS,
-        eds_cluster_config=pb.Cluster.EdsClusterConfig(eds_config=ADS, service_name=backend.assignment.name),
-        connect_timeout=pb.duration(CONNECT_SECONDS),
-        circuit_breakers=limits(),
-        outlier_detection=_outliers(),
-        common_lb_config=pb.Cluster.CommonLbConfig(
-            # Never to those who say of themselves that they are not well (mesh.compile.endpoints has the last resort).
-            healthy_panic_threshold=pb.Percent(value=0),
-            # Envoy's own window would hold changes of health back for up to a second.
-            update_merge_window=pb.duration(0),
-        ),
-        ignore_health_on_host_removal=True,
-        upstream_bind_config=pb.BindConfig(socket_options=socket_options()),
-    )
-    if backend.route is not None:
-        found.transport_socket_matches.extend(_sockets(frame, backend))
-        # What no match is found for would be called in plaintext: let it be called as nobody instead.
-        found.transport_socket.CopyFrom(tls.client(backend.identity, names.UNAVAILABLE, (tls.NOBODY,)))
-        found.common_lb_config.locality_weighted_lb_config.SetInParent()
-    else:
-        server_name = names.sni(service, port, frame.cluster)
-        socket = tls.client(backend.identity, server_name, backend.accounts, () if tcp else ("h2",))
-        found.transport_socket.CopyFrom(socket)
-    if tcp:
-        return found
-    options = http2_upstream(idle_seconds=_HTTP2_IDLE_SECONDS, keepalive=_PING)
-    # Ended as HTTP/2 does it, after the last answer: no request is lost.
-    options.common_http_protocol_options.max_connection_duration.CopyFrom(pb.duration(backend.age))
-    return set_http(found, options)
-
-
-def _sockets(frame: Frame, backend: Backend) -> Iterator[pb.Cluster.TransportSocketMatch]:
-    """A TLS context for each Service whose endpoints are in the assignment."""
-    for part in backend.assignment.parts:
-        said = pb.Struct()
-        said.update({endpoints.SOCKET: part.socket})
-        server_name = names.sni(part.target.service, part.target.port, frame.cluster)
-        socket = tls.client(backend.identity, server_name, part.accounts)
-        yield pb.Cluster.TransportSocketMatch(name=part.socket, match=said, transport_socket=socket)
-
-
-def _outliers() -> pb.OutlierDetection:
-    """Past the dead while nobody can say that they are dead. Short and often, and never the last host.
-
-    75 % of three hosts are two, of two one, of one none.
-    """
-    return pb.OutlierDetection(
-        interval=pb.duration(2),
-        base_ejection_time=pb.duration(5),
-        max_ejection_time=pb.duration(60),
-        max_ejection_percent=pb.uint32(75),
-        split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=pb.uint32(_LOCAL_FAILURES),
-        enforcing_consecutive_local_origin_failure=pb.uint32(100),
-        consecutive_gateway_failure=pb.uint32(5),
-        enforcing_consecutive_gateway_failure=pb.uint32(100),
-        enforcing_consecutive_5xx=pb.uint32(0),
-        enforcing_success_rate=pb.uint32(0),
-        enforcing_local_origin_success_rate=pb.uint32(0),
     )
 
 

@@ -1,7 +1,11 @@
 """Pieces that most resources are built from: where to listen, where configuration comes from, sockets, access logs."""
 
+import math
+
 from mesh import pb
 from mesh.compile import names
+from mesh.model.duration import seconds
+from mesh.model.trafficpolicy import CircuitBreaking, RetryBudget, TcpKeepalive
 
 ADS = pb.ConfigSource(
     ads=pb.AggregatedConfigSource(),
@@ -11,20 +15,27 @@ ADS = pb.ConfigSource(
 )
 
 CONNECT_SECONDS = 1.0
+_KEEPALIVE = TcpKeepalive()
 
 # Linux numbers (asm-generic/socket.h, netinet/tcp.h), since Envoy takes numbers only. A peer that vanished without a
 # word is noticed within idle + count * interval seconds.
 _SOL_SOCKET, _IPPROTO_TCP = 1, 6
-_KEEPALIVE = ((_SOL_SOCKET, 9, 1), (_IPPROTO_TCP, 4, 30), (_IPPROTO_TCP, 5, 5), (_IPPROTO_TCP, 6, 3))
-# TCP_USER_TIMEOUT, in ms: the same for a peer that vanishes while something is on its way to it.
-_USER_TIMEOUT = (_IPPROTO_TCP, 18, 15_000)
 
 
-def socket_options() -> list[pb.SocketOption]:
-    """For sockets that face other hosts."""
+def socket_options(keepalive: TcpKeepalive = _KEEPALIVE) -> list[pb.SocketOption]:
+    """For sockets that face other hosts. The kernel counts whole seconds: a part of one is one more."""
+    idle, interval = math.ceil(seconds(keepalive.idle)), math.ceil(seconds(keepalive.interval))
+    options = (
+        (_SOL_SOCKET, 9, 1),
+        (_IPPROTO_TCP, 4, idle),
+        (_IPPROTO_TCP, 5, interval),
+        (_IPPROTO_TCP, 6, keepalive.probes),
+        # TCP_USER_TIMEOUT, in ms: the same for a peer that vanishes while something is on its way to it.
+        (_IPPROTO_TCP, 18, interval * keepalive.probes * 1000),
+    )
     return [
         pb.SocketOption(level=level, name=name, int_value=value, state=pb.SocketOption.STATE_PREBIND)
-        for level, name, value in (*_KEEPALIVE, _USER_TIMEOUT)
+        for level, name, value in options
     ]
 
 
@@ -69,18 +80,22 @@ def static_cluster(name: str, places: list[tuple[str, int]]) -> pb.Cluster:
     )
 
 
-def limits() -> pb.CircuitBreakers:
-    """Bounded, yet out of the way: with Envoy's own 3 retries, calls of a busy host fail when a peer of it dies."""
-    return pb.CircuitBreakers(
-        thresholds=[
-            pb.CircuitBreakers.Thresholds(
-                max_connections=pb.uint32(16_384),
-                max_pending_requests=pb.uint32(16_384),
-                max_requests=pb.uint32(65_536),
-                max_retries=pb.uint32(4_096),
-            )
-        ]
+def limits(breaking: CircuitBreaking | None = None, budget: RetryBudget | None = None) -> pb.CircuitBreakers:
+    """Bounded, yet out of the way: with Envoy's own 3 retries, calls of a busy host fail when a peer of it dies.
+
+    A budget counts instead of `max_retries`.
+    """
+    said = breaking or CircuitBreaking()
+    found = pb.CircuitBreakers.Thresholds(
+        max_connections=pb.uint32(said.max_connections or 16_384),
+        max_pending_requests=pb.uint32(said.max_pending_requests or 16_384),
+        max_requests=pb.uint32(said.max_requests or 65_536),
+        max_retries=pb.uint32(said.max_retries or 4_096),
     )
+    if budget is not None:
+        found.retry_budget.budget_percent.value = budget.percent
+        found.retry_budget.min_retry_concurrency.value = budget.min_concurrent
+    return pb.CircuitBreakers(thresholds=[found])
 
 
 def http2_upstream(*, idle_seconds: float, keepalive: tuple[float, float] | None) -> pb.UpstreamHttpOptions:

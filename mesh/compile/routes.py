@@ -14,9 +14,13 @@ from mesh.compile.rules import Entry, Mirror, Target
 from mesh.model.duration import seconds
 from mesh.model.httproute import HttpMatch, HttpRetry
 from mesh.model.routing import Cors, Header, HeaderMatch, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
+from mesh.model.trafficpolicy import HashKey
 
 Cluster = Callable[[Target], str]
 """The name of the cluster that stands for a target."""
+
+Hashes = Callable[[Iterable[Target]], Iterable[HashKey]]
+"""What requests that may go to any of these targets are hashed by."""
 
 _IDEMPOTENT = frozenset(http.IDEMPOTENT.split("|"))
 
@@ -33,10 +37,16 @@ _CODES = {
 }
 
 
-def routes(entries: Iterable[Entry], cluster: Cluster, policies: http.RetryPolicies, port: int) -> Iterator[pb.Route]:
+def routes(
+    entries: Iterable[Entry], cluster: Cluster, hashes: Hashes, policies: http.RetryPolicies, port: int
+) -> Iterator[pb.Route]:
     """All routes of one virtual host; at last the answer to what nothing matches. `port`: the Service's."""
     for entry in entries:
-        yield from _of_entry(entry, cluster, policies, port)
+        for route in _of_entry(entry, cluster, policies, port):
+            if route.HasField("route"):
+                keys = hashes(share.target for share in entry.shares)
+                route.route.hash_policy.extend(hash_policies(keys))
+            yield route
     yield http.answer(_NO_MATCH, "no rule of the routes for this Service matches")
 
 
@@ -219,6 +229,24 @@ def _replace_prefix(action: pb.RouteAction | pb.RedirectAction, wanted: PathModi
 
 def _regex(pattern: str, instead: str) -> pb.RegexMatchAndSubstitute:
     return pb.RegexMatchAndSubstitute(pattern=pb.RegexMatcher(regex=pattern), substitution=instead.replace("\\", r"\\"))
+
+
+def hash_policies(keys: Iterable[HashKey]) -> Iterator[pb.RouteAction.HashPolicy]:
+    """All count together. A request has one hash, whichever cluster it is for; one that does not hash ignores it.
+
+    Copies for a mirror have none.
+    """
+    for key in keys:
+        found = pb.RouteAction.HashPolicy()
+        if key.cookie is not None:
+            found.cookie.name, found.cookie.path = key.cookie.name, key.cookie.path
+            if key.cookie.ttl:
+                found.cookie.ttl.CopyFrom(pb.duration(seconds(key.cookie.ttl)))
+        elif key.header:
+            found.header.header_name = key.header
+        else:
+            found.connection_properties.source_ip = True
+        yield found
 
 
 def _mirror(mirror: Mirror, cluster: Cluster) -> pb.RouteAction.RequestMirrorPolicy:

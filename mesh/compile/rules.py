@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import re2
 
 from mesh.compile import names
-from mesh.compile.attach import AnyRoute, Attached, Unresolved, age
+from mesh.compile.attach import AnyRoute, Attached, Resolved, Unresolved, age
 from mesh.model import GRPCRoute, HTTPRoute, Ref, ServiceRef, TCPRoute
 from mesh.model.grpcroute import GrpcBackendRef, GrpcFilter, GrpcMatch, GrpcRule
 from mesh.model.httproute import HttpBackendRef, HttpFilter, HttpMatch, HttpRetry, HttpRule, HttpTimeouts, PathMatch
@@ -26,6 +26,8 @@ class Target(NamedTuple):
 
     service: ServiceRef
     port: int
+    subset: str = ""
+    """Only those of its endpoints; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,15 @@ def split(attached: Attached, routes: Iterable[AnyRoute]) -> tuple[TcpSplit | No
                 lost += max(0, backend.weight)
                 faults.append(Fault(route.ref, f"spec.rules[0].backendRefs[{number}]", outcome.message))
             elif backend.weight > 0:
-                target = Target(outcome.service.service, outcome.port.port)
+                target = _target(outcome)
                 shares[target] = shares.get(target, 0) + backend.weight
         ordered = tuple(Share(target, shares[target]) for target in sorted(shares))
         return TcpSplit(route.ref, ordered, lost), tuple(faults)
     return None, ()
+
+
+def _target(found: Resolved) -> Target:
+    return Target(found.service.service, found.port.port, found.subset)
 
 
 def _rules(route: HTTPRoute | GRPCRoute) -> Iterator[HttpRule | GrpcRule]:
@@ -189,7 +195,7 @@ class _Maker:
                 self._lose(f"backendRefs[{number}]", outcome)
                 self._lost += max(0, backend.weight)
             elif backend.weight > 0:
-                target = Target(outcome.service.service, outcome.port.port)
+                target = _target(outcome)
                 request, response = _modifiers(backend.filters)
                 self._shares.append(Share(target, backend.weight, request, response))
         if not backends:
@@ -212,7 +218,7 @@ class _Maker:
         share = (100, 100) if mirror.percent is None else (mirror.percent, 100)
         if mirror.fraction is not None:
             share = (mirror.fraction.numerator, mirror.fraction.denominator)
-        self._mirrors.append(Mirror(Target(outcome.service.service, outcome.port.port), *share))
+        self._mirrors.append(Mirror(_target(outcome), *share))
 
     def entry(self, number: int, match: HttpMatch) -> Entry:
         rule, meta = self._rule, self._route.metadata

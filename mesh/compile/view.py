@@ -1,13 +1,23 @@
 """NodeView: everything that compile may depend on, and nothing else. It is the complete key of compile's caches."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mesh.compile import names
 from mesh.compile.rules import Entry, Target, TcpSplit
+from mesh.compile.spread import Spread
 from mesh.compile.types import Problem
 from mesh.model import Endpoint, GateSpec, Identity, NodeLocal, Object, Protocol, Ref, Revision, ServiceRef
+from mesh.model.trafficpolicy import (
+    CircuitBreaking,
+    ClientHealthCheck,
+    HashKey,
+    LoadBalancing,
+    OutlierDetection,
+    RetryBudget,
+    TcpKeepalive,
+)
 
 Endpoints = Mapping[str, Endpoint]
 
@@ -59,11 +69,15 @@ class Part:
     """Its share among the parts; 0: it is the only one."""
     accounts: tuple[str, ...] = ()
     """SPIFFE ids: the only ones that may answer, where it has a TLS context of its own."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of endpoints that count; empty: all do."""
+    spread: Spread | None = None
+    """Where calls go first; None: everywhere alike."""
 
     @property
     def socket(self) -> str:
         """The TLS context of its endpoints, if parts of several Services are in one cluster."""
-        return names.load_assignment(self.target.service, self.target.port) if self.weight else ""
+        return names.load_assignment(*self.target) if self.weight else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,20 @@ class Assignment:
     @property
     def services(self) -> frozenset[ServiceRef]:
         return frozenset(part.target.service for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What policies say of connections to a Service's port; None and empty: nothing, so the mesh's defaults hold."""
+
+    balancing: LoadBalancing | None = None
+    breaking: CircuitBreaking | None = None
+    outliers: OutlierDetection | None = None
+    keepalive: TcpKeepalive | None = None
+    health: ClientHealthCheck | None = None
+    budget: RetryBudget | None = None
+    connect: str = ""
+    idle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +122,17 @@ class Outbound:
     """What its routes say, in the order in which they are tried; None: it has none, and all goes to the Service."""
     split: TcpSplit | None = None
     """TCP: what its route says; None: it has none."""
+    hashes: tuple[tuple[Target, tuple[HashKey, ...]], ...] = ()
+    """What requests to a target have in common that go to one endpoint; only of targets that hash."""
+    idle: str = ""
+    """TCP: a policy's word on connections on which nothing moves. It is the listener's to end them."""
+    policies: frozenset[Ref] = frozenset()
+    """Those that `hashes` and `idle` are from."""
+
+    def hash_keys(self, targets: Iterable[Target]) -> tuple[HashKey, ...]:
+        """Of all these targets together: a request's hash is made before one of them is chosen."""
+        known = dict(self.hashes)
+        return tuple(dict.fromkeys(key for target in targets for key in known.get(target, ())))
 
     @property
     def source(self) -> Ref:
@@ -116,7 +155,7 @@ class Outbound:
     def sources(self) -> frozenset[Ref]:
         """The objects that its routes were made from."""
         split = (self.split.source,) if self.split else ()
-        return frozenset({self.source, *split, *(entry.source for entry in self.entries or ())})
+        return frozenset({self.source, *split, *(entry.source for entry in self.entries or ()), *self.policies})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +172,15 @@ class Backend:
     """TCP: whose shares are in the assignment."""
     age: int = 3600
     """Seconds that an HTTP connection may live: a new one shows the caller's newest certificate."""
+    connections: Connections = Connections()
+    policies: frozenset[Ref] = frozenset()
+    """Those that `connections` and the assignment's parts are from."""
 
     @property
     def sources(self) -> frozenset[Ref]:
         services = {self.target.service, *self.assignment.services}
         route = {self.route} if self.route else set()
-        return frozenset({Ref("Service", s.namespace, s.name) for s in services} | route)
+        return frozenset({Ref("Service", s.namespace, s.name) for s in services} | route | self.policies)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,3 +206,5 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     mtls_port: int = MTLS_PORT
     gate: GateSpec | None = None
     access_log: str = "/dev/stdout"
+    locality: str = ""
+    """`region[/zone[/subzone]]`; empty: not known."""

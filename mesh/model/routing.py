@@ -13,6 +13,8 @@ from mesh.model.base import Frozen, Violation
 from mesh.model.checks import at, label_fault, number_fault, port_fault, repeated, shown
 
 GROUP = "gateway.networking.k8s.io"
+SUBSET = ("holdfast.dev", "ServiceSubset")
+"""Group and kind of a backend that is a subset of a Service: `<service>.<subset>`, as a TrafficPolicy names it."""
 
 MAX_PARENTS, MAX_RULES, MAX_BACKENDS, MAX_FILTERS, MAX_MATCHES, MAX_ALL_MATCHES = 32, 16, 16, 16, 64, 128
 MAX_WEIGHT = 1_000_000
@@ -176,6 +178,12 @@ def backend_faults(where: str, backend: BackendRef) -> Iterator[Violation]:
     """Form only. A kind that does not exist is not refused: the specification has its share answered with 500."""
     if (backend.group, backend.kind) == ("", "Service"):
         yield from at(f"{where}.name", label_fault(backend.name))
+        if not backend.port:
+            yield Violation(path=f"{where}.port", reason="is missing: a Service is called on a port")
+    elif (backend.group, backend.kind) == SUBSET:
+        labels = backend.name.split(".")
+        if len(labels) != 2 or any(label_fault(label) for label in labels):
+            yield Violation(path=f"{where}.name", reason=f"{shown(backend.name)} is not <service>.<subset>")
         if not backend.port:
             yield Violation(path=f"{where}.port", reason="is missing: a Service is called on a port")
     else:

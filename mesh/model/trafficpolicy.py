@@ -58,7 +58,11 @@ class LoadBalancing(Frozen, frozen=True, kw_only=True):
     choices: int = 2
     """LeastRequest: of so many at random, the least busy."""
     hash: tuple[HashKey, ...] = ()
-    """RingHash, Maglev: what requests of one caller have in common. All that are there count together."""
+    """RingHash, Maglev: what requests of one caller have in common. All that are there count together.
+
+    A request that a route shares out among several Services is hashed once, by the keys of all of them. A connection of
+    TCP has its source only.
+    """
     slow_start: SlowStart | None = None
     panic_percent: int = 0
     """If fewer endpoints than this are healthy, all are tried, healthy or not. 0: never to one that says it is not."""
@@ -68,19 +72,25 @@ class LocalityWeight(Frozen, frozen=True, kw_only=True):
     locality: str
     """`region`, `region/zone` or `region/zone/subzone`: all places in it together."""
     weight: int
+    """0: nothing goes there, whatever else fails."""
 
 
 class Locality(Frozen, frozen=True, kw_only=True):
-    """Where calls go first. An endpoint's place is `region/zone/subzone`, as its host says."""
+    """Where calls go first. An endpoint's place is `region/zone/subzone`, as its host says.
+
+    A TCPRoute's shares come before all of this: of each backend the nearest healthy endpoints get its share, whole.
+    """
 
     prefer: bool = True
     """Nearest first: same subzone, zone, region, then the rest; farther ones as nearer ones are not healthy."""
     strict: bool = False
-    """Never beyond the caller's region."""
+    """Never beyond the caller's region. A caller whose host says no place reaches endpoints that say none."""
     failover: tuple[str, ...] = ()
-    """Places in the order in which they are tried once the preferred ones are not enough; others come last."""
+    """Places in the order in which they are tried once the preferred ones are not enough; others come last. Without
+    `prefer`, those are preferred that `weights` names."""
     weights: tuple[LocalityWeight, ...] = ()
-    """Shares among places that are equally near or equally far; a place that is not named weighs 1."""
+    """Shares among places that are equally near or equally far; a place that is not named weighs 1. Of several that a
+    place is in, the most special counts."""
 
 
 class CircuitBreaking(Frozen, frozen=True, kw_only=True):
@@ -110,7 +120,8 @@ class OutlierDetection(Frozen, frozen=True, kw_only=True):
 class Timeouts(Frozen, frozen=True, kw_only=True):
     connect: str = ""
     idle: str = ""
-    """A connection on which nothing moves."""
+    """A connection on which nothing moves: with HTTP between proxies, with TCP the caller's own. A change of it closes
+    the open ones of TCP."""
     request: str = ""
     """The whole request, with all tries. 0s: without limit."""
 
@@ -149,7 +160,11 @@ class Retries(Frozen, frozen=True, kw_only=True):
 
 
 class ClientHealthCheck(Frozen, frozen=True, kw_only=True):
-    """Each calling proxy looks for itself, besides what hosts say of themselves."""
+    """Each calling proxy looks for itself, besides what hosts say of themselves.
+
+    Through mTLS, as a call of the application that runs there: who may not call finds nobody healthy. `tcp` sees the
+    callee's proxy alone; `http` wants 2xx of the path, `grpc` SERVING of the empty service name.
+    """
 
     type: Literal["tcp", "http", "grpc"] = "tcp"
     path: str = "/"

@@ -5,7 +5,7 @@ import yaml
 
 from mesh import codec
 from mesh.compile.attach import Attached, Resolved, Unresolved
-from mesh.compile.rules import entries, split
+from mesh.compile.rules import Target, entries, split
 from mesh.model import HTTPRoute, Object, Ref, Service, ServiceRef, TCPRoute, TrafficPolicy
 
 
@@ -85,6 +85,11 @@ def test_one_kind_counts_for_a_port():
         ("{name: let, namespace: open, port: 80}", ""),
         ("{name: kept, namespace: open, port: 80}", "RefNotPermitted"),
         ("{name: back, namespace: home, port: 80}", ""),
+        ("{group: holdfast.dev, kind: ServiceSubset, name: api.blue, port: 80}", ""),
+        ("{group: holdfast.dev, kind: ServiceSubset, name: api.red, port: 80}", "BackendNotFound"),
+        ("{group: holdfast.dev, kind: ServiceSubset, name: api.blue, port: 81}", "BackendNotFound"),
+        ("{group: holdfast.dev, kind: ServiceSubset, name: gone.blue, port: 80}", "BackendNotFound"),
+        ("{group: holdfast.dev, kind: ServiceSubset, name: far.blue, namespace: other, port: 80}", "RefNotPermitted"),
     ],
 )
 def test_where_a_backend_is(backend: str, reason: str):
@@ -92,6 +97,7 @@ def test_where_a_backend_is(backend: str, reason: str):
         a_service("api") + a_service("nobody", accounts="[]") + a_service("db", protocol="tcp")
         + a_service("far", "other") + a_service("let", "open") + a_service("kept", "open") + a_service("back", "home")
         + a_route("r", to=backend).replace("kind: Service, name: api", "kind: Service, name: parent, namespace: home")
+        + a_policy("p", "subsets: [{name: blue, labels: {colour: blue}}]")
         + """
 ---
 apiVersion: gateway.networking.k8s.io/v1
@@ -110,6 +116,23 @@ spec:
     assert isinstance(outcome, Unresolved) == bool(reason)
     found, faults = entries(Attached(known), [route])
     assert (found[0].lost, len(found[0].shares), len(faults)) == ((1, 0, 1) if reason else (0, 1, 0))
+
+
+def test_a_subset_is_its_services_policys():
+    to = "{group: holdfast.dev, kind: ServiceSubset, name: api.blue, port: 80}"
+    policies = a_policy("all", "subsets: [{name: blue, labels: {colour: blue}}]") + a_policy(
+        "port", "subsets: [{name: green, labels: {colour: green}}]", ", port: 81"
+    )
+    known = objects(a_service("api") + a_route("r", to=to) + policies)
+    route = known[Ref("HTTPRoute", "shop", "r")]
+    assert isinstance(route, HTTPRoute)
+    attached = Attached(known)
+    found, _ = entries(attached, [route])
+    assert [share.target for share in found[0].shares] == [Target(API, 80, "blue")]
+    assert attached.subset(API, 80, "green") is None
+    blue = attached.subset(API, 80, "blue")
+    assert blue is not None
+    assert blue.labels == {"colour": "blue"}
 
 
 def test_shares_of_connections_are_those_of_the_first_route():

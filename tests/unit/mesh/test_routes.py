@@ -139,6 +139,16 @@ spec:
     ("rules", "path", "reason"),
     [
         ("[{backendRefs: [{name: api}]}]", "spec.rules[0].backendRefs[0].port", "is missing"),
+        (
+            "[{backendRefs: [{group: holdfast.dev, kind: ServiceSubset, name: api, port: 80}]}]",
+            "spec.rules[0].backendRefs[0].name",
+            "is not <service>.<subset>",
+        ),
+        (
+            "[{backendRefs: [{group: holdfast.dev, kind: ServiceSubset, name: api.v1}]}]",
+            "spec.rules[0].backendRefs[0].port",
+            "is missing",
+        ),
         ("[{backendRefs: [{name: api, port: 80, weight: -1}]}]", "spec.rules[0].backendRefs[0].weight", "not within"),
         ("[{matches: [{path: {value: a}}]}]", "spec.rules[0].matches[0].path.value", "not an absolute path"),
         ("[{matches: [{path: {value: /a//b}}]}]", "spec.rules[0].matches[0].path.value", "contains '//'"),
