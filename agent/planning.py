@@ -16,14 +16,14 @@ from agent.search import Validate, find
 from mesh import codec, keys
 from mesh import compile as mesh_compile
 from mesh.model import Ref, Revision, World
-from mesh.model.uplink import Judged, Planned, Proposed, ResourceChange
+from mesh.model.uplink import Judged, Planned, Proposal, Proposed, ResourceChange
 from mesh.store.protocol import Event
 
 PLAN_SECONDS = 15.0
 JUDGE_SECONDS = 40.0
 """A trial takes some 100 ms; finding which of many objects is guilty takes several."""
 MAX_CHANGES = 2000
-"""Resources that an answer names; the rest is counted."""
+"""Resources that an answer names, whatever it is asked for; the rest is counted."""
 MAX_PROBLEMS = 50
 
 
@@ -55,11 +55,11 @@ class Planner:
 
     async def plan(self, body: str) -> str:
         """Which resources the proposed objects would change."""
-        return await self._alone(self._plan(_proposed(body)), PLAN_SECONDS)
+        return await self._alone(self._plan(_proposal(body)), PLAN_SECONDS)
 
     async def judge(self, body: str) -> str:
         """Would Envoy take what the proposed objects would make, and if not, which of them does it refuse?"""
-        return await self._alone(self._judge(_proposed(body)), JUDGE_SECONDS)
+        return await self._alone(self._judge(_proposal(body)), JUDGE_SECONDS)
 
     async def _alone(self, work: Coroutine[Any, Any, msgspec.Struct], seconds: float) -> str:
         if self._busy or (self._thread is not None and not self._thread.done()):
@@ -82,21 +82,22 @@ class Planner:
         self._thread.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may ask for it
         return present, await asyncio.shield(self._thread)
 
-    async def _plan(self, proposed: tuple[Proposed, ...]) -> Planned:
-        present, then = await self._changed(proposed)
+    async def _plan(self, proposal: Proposal) -> Planned:
+        present, then = await self._changed(proposal.objects)
+        named = max(0, min(proposal.limit, MAX_CHANGES))
         found = mesh_compile.difference(present.snapshot, then.offer.snapshot)
         return Planned(
             revision=present.snapshot.revision,
             changes=tuple(
                 ResourceChange(type=d.type, name=d.name, action=d.action, before=d.before, after=d.after)
-                for d in found[:MAX_CHANGES]
+                for d in found[:named]
             ),
-            more=max(0, len(found) - MAX_CHANGES),
+            more=len(found[named:]),
             problems=then.problems,
         )
 
-    async def _judge(self, proposed: tuple[Proposed, ...]) -> Judged:
-        present, then = await self._changed(proposed)
+    async def _judge(self, proposal: Proposal) -> Judged:
+        present, then = await self._changed(proposal.objects)
         if then.offer.snapshot.digest == present.snapshot.digest:
             return Judged(problems=then.problems)
         refused = await self._validate(then.offer.snapshot)
@@ -110,9 +111,9 @@ class Planner:
         return Judged(refused=refused, objects=objects, problems=then.problems)
 
 
-def _proposed(body: str) -> tuple[Proposed, ...]:
+def _proposal(body: str) -> Proposal:
     try:
-        return codec.decode_struct(tuple[Proposed, ...], body)
+        return codec.decode_struct(Proposal, body)
     except codec.Undecodable as exc:
         raise PlanError(f"the question cannot be read: {exc}") from exc
 

@@ -19,7 +19,7 @@ from controlplane.admission import (
     plan,
     read,
 )
-from controlplane.history import Mark, Source, name_of
+from controlplane.history import Change, Mark, Source, name_of
 from controlplane.view import Held
 from mesh import codec, keys
 from mesh.model import KINDS, Object, Ref, Revision
@@ -39,6 +39,8 @@ class Applied:
     """In the history; empty: nothing changed."""
     wait_for: Revision = Revision(0)
     """When this revision is in force, so is all of the call. 0: nothing of it concerns proxies."""
+    changes: tuple[Change, ...] = ()
+    """What was written, or in a dry run would be."""
 
 
 class Applier:
@@ -71,13 +73,15 @@ class Applier:
             if isinstance(outcome, Invalid | Conflicts):
                 return outcome
             if dry_run or outcome.transaction is None:
-                return Applied(await self._store.revision(), outcome.results, wait_for=outcome.standing)
+                newest = await self._store.revision()
+                return Applied(newest, outcome.results, wait_for=outcome.standing, changes=outcome.changes)
             try:
                 revision = await self._store.txn(outcome.transaction.compares, outcome.transaction.ops)
             except Conflict:
                 continue
             concerned = any(for_proxies(change.ref) for change in outcome.changes)
-            return Applied(revision, outcome.results, outcome.entry, revision if concerned else outcome.standing)
+            wait_for = revision if concerned else outcome.standing
+            return Applied(revision, outcome.results, outcome.entry, wait_for, outcome.changes)
         raise Conflict("these objects are being changed by others; try again")
 
     async def _state(self, intent: Intent) -> State:

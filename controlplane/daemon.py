@@ -26,6 +26,7 @@ from controlplane.api.app import make_app
 from controlplane.api.context import Context
 from controlplane.api.serverlog import ServerLog
 from controlplane.applier import Applier
+from controlplane.asking import Asking
 from controlplane.audit import AuditLog
 from controlplane.election import Election
 from controlplane.issuing import Issuing, make_signer
@@ -152,6 +153,7 @@ class Node:
             uplinks=self._uplinks,
             proxies=proxies,
             revisions=revisions,
+            asking=Asking(self._uplinks, proxies, mirror.view, clock=time.monotonic),
             election=self._election,
             issuer=Issuer(
                 store,

@@ -1,6 +1,7 @@
 """What all proxies say, merged over the replicas: each knows those that are connected to it, and asks the others."""
 
 import asyncio
+import io
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -124,13 +125,27 @@ class Proxies:
             raise PeerError(f"{peer.replica}: its answer cannot be read: {exc}") from exc
 
     async def _get(self, peer: Presence, path: str, query: Mapping[str, str], seconds: float) -> Any:
+        return await self._call(peer, "GET", path, seconds, params=query)
+
+    async def post(self, peer: Presence, path: str, body: bytes, seconds: float) -> Any:
+        """Ask another replica; None: it does not know.
+
+        Raises:
+            PeerError.
+
+        """
+        headers = {"Content-Type": "application/json"}
+        return await self._call(peer, "POST", path, seconds, data=io.BytesIO(body), headers=headers)
+
+    async def _call(self, peer: Presence, method: str, path: str, seconds: float, **more: Any) -> Any:
         try:
             # A session for each question: they are rare, and each sees the newest certificate.
             async with (
                 aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls())) as session,
-                session.get(
+                session.request(
+                    method,
                     peer.advertise + path,
-                    params=query,
+                    **more,
                     server_hostname=SERVER_NAME,
                     timeout=aiohttp.ClientTimeout(total=seconds),
                     allow_redirects=False,

@@ -13,6 +13,7 @@ from ca.policy import Claims, Denied
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
 from controlplane.api.idle import IdleConnections
 from controlplane.applier import Applier
+from controlplane.asking import Asking
 from controlplane.audit import AuditLog
 from controlplane.auth import Caller
 from controlplane.election import Election
@@ -62,6 +63,7 @@ class Context:
     uplinks: Uplinks
     proxies: Proxies
     revisions: Revisions
+    asking: Asking
     election: Election
     issuer: Issuing
     authority: Authorities

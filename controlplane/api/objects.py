@@ -192,24 +192,34 @@ async def apply(request: web.Request) -> web.Response:
 
 
 async def _apply(request: web.Request, wanted: ApplyRequest, source: Source) -> Applied:
-    context, caller = request.app[CONTEXT], request[CALLER]
+    context = request.app[CONTEXT]
     outcome = await context.applier.apply(
-        wanted.objects, wanted.delete, author=f"operator:{caller.name}", source=source, dry_run=wanted.dry_run
+        wanted.objects, wanted.delete, author=author_of(request), source=source, dry_run=wanted.dry_run
     )
-    match outcome:
-        case Invalid(violations):
-            request[NOTES]["violations"] = len(violations)
-            raise ApiError(422, "nothing was written", "correct what is listed", violations=violations)
-        case Conflicts(objects):
-            more = {"conflicts": list(objects)}
-            error = f"somebody else changed {', '.join(objects[:5])} meanwhile"
-            raise ApiError(409, error, "get it again, make your change on that, and repeat", more=more)
+    if not isinstance(outcome, Applied):
+        raise refusal(request, outcome)
     changed = [f"{result.object} {result.action}" for result in outcome.results if result.action != "unchanged"]
     request[NOTES].update(revision=outcome.revision, dry_run=wanted.dry_run, changed=changed[:100])
     if not wanted.dry_run:
         for result in outcome.results:
             context.metrics.applied.labels(result.action).inc()
     return outcome
+
+
+def author_of(request: web.Request) -> str:
+    return f"operator:{request[CALLER].name}"
+
+
+def refusal(request: web.Request, outcome: Invalid | Conflicts) -> ApiError:
+    """Why nothing was written."""
+    match outcome:
+        case Invalid(violations):
+            request[NOTES]["violations"] = len(violations)
+            return ApiError(422, "nothing was written", "correct what is listed", violations=violations)
+        case Conflicts(objects):
+            more = {"conflicts": list(objects)}
+            error = f"somebody else changed {', '.join(objects[:5])} meanwhile"
+            return ApiError(409, error, "get it again, make your change on that, and repeat", more=more)
 
 
 def _body(done: Applied) -> dict[str, object]:

@@ -1,12 +1,16 @@
 """`holdfast apply`."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError
 from controlplane.cli.options import Patience, connected, connection, output, waits
+
+if TYPE_CHECKING:
+    from controlplane.cli.files import Source
 
 
 @click.command()
@@ -38,9 +42,7 @@ def apply(files: tuple[str, ...], dry_run: bool, patience: Patience, form: str, 
         raise click.UsageError("--wait does not go with --dry-run: nothing is written")
     sources = read(files)
     to = connection(flags)
-    # What `get -o yaml` prints can be applied again: status is the mesh's word, never an operator's.
-    objects = [{k: v for k, v in s.document.items() if k != "status"} for s in sources]
-    body = {"objects": objects, "delete": [], "dryRun": dry_run}
+    body = {"objects": objects_of(sources), "delete": [], "dryRun": dry_run}
 
     async def work(api: Api) -> Any:
         # Applying the same objects again changes nothing, so a lost answer may be repeated at another node.
@@ -65,6 +67,11 @@ def apply(files: tuple[str, ...], dry_run: bool, patience: Patience, form: str, 
         emit(answer, form)
     if patience.wait:
         conclude(answer["wait"])
+
+
+def objects_of(sources: Iterable["Source"]) -> list[dict[str, Any]]:
+    """What `get -o yaml` prints can be applied again: status is the mesh's word, never an operator's."""
+    return [{k: v for k, v in s.document.items() if k != "status"} for s in sources]
 
 
 def name_of(document: dict[str, Any]) -> str:

@@ -1,11 +1,15 @@
 """`holdfast delete`."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from controlplane.cli.context import Flags
 from controlplane.cli.options import Patience, connected, connection, namespace_of, path_of, the_kind, waits
+
+if TYPE_CHECKING:
+    from controlplane.cli.files import Source
 
 
 @click.command()
@@ -75,17 +79,10 @@ def _one(to: Any, path: str, *, ignore_missing: bool) -> Any:
 
 def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> Any:
     from controlplane.cli.client import Api
-    from controlplane.cli.errors import CliError, Exit
     from controlplane.cli.files import read
     from controlplane.cli.output import talk
 
-    refs = []
-    for document, origin in read(files):
-        kind, metadata = the_kind(str(document.get("kind", ""))), document.get("metadata") or {}
-        if not metadata.get("name"):
-            raise CliError(f"{origin}: metadata.name is missing", code=Exit.REFUSED)
-        namespace = namespace_of(kind, metadata.get("namespace", ""), to.namespace)
-        refs.append({"kind": kind, "namespace": namespace, "name": metadata["name"]})
+    refs = refs_of(read(files), to.namespace)
 
     async def work(api: Api) -> Any:
         wanted = refs
@@ -96,6 +93,20 @@ def _all(to: Any, files: tuple[str, ...], *, ignore_missing: bool) -> Any:
         return await api.call("POST", "/v1/apply", body={"objects": [], "delete": wanted, "dryRun": False})
 
     return talk(to, work, f"deleting {len(refs)} objects", timeout=60)
+
+
+def refs_of(sources: Iterable["Source"], namespace: str) -> list[dict[str, str]]:
+    """The objects of files by their names, as an apply deletes them."""
+    from controlplane.cli.errors import CliError, Exit
+
+    refs = []
+    for document, origin in sources:
+        kind, metadata = the_kind(str(document.get("kind", ""))), document.get("metadata") or {}
+        if not metadata.get("name"):
+            raise CliError(f"{origin}: metadata.name is missing", code=Exit.REFUSED)
+        within = namespace_of(kind, metadata.get("namespace", ""), namespace)
+        refs.append({"kind": kind, "namespace": within, "name": metadata["name"]})
+    return refs
 
 
 async def _exists(api: Any, ref: dict[str, str]) -> bool:

@@ -84,7 +84,7 @@ class Ask(Frozen, frozen=True, kw_only=True):
     """`config`: the proxy's configuration as Envoy tells it. `plan`: what a change would do to it; `judge`: would Envoy
     take it? An agent answers what it does not know with an error."""
     body: str = ""
-    """JSON text. Of `plan` and `judge`: a list of Proposed. Agents that do not know it pass it over."""
+    """JSON text. Of `plan` and `judge`: a Proposal. Agents that do not know it pass it over."""
 
 
 class Answer(Frozen, frozen=True, kw_only=True):
@@ -115,6 +115,14 @@ class Proposed(Frozen, frozen=True, kw_only=True):
     namespace: str = ""
     name: str
     object: dict[str, Any] | None = None
+
+
+class Proposal(Frozen, frozen=True, kw_only=True):
+    """A change that is not written: all of it would be one transaction."""
+
+    objects: tuple[Proposed, ...]
+    limit: int = 2000
+    """Resources that the answer names; the rest is counted."""
 
 
 class ResourceChange(Frozen, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 
 from controlplane.cli.main import main
 from controlplane.demo.etcd_cluster import EtcdCluster
+from mesh import pb
+from mesh.model import ServiceRef
 from tests.fakes.tcp import listening
 from tests.integration.agent.hosts import Host, free_port
 from tests.integration.controlplane.fleet import Fleet
@@ -95,8 +97,16 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
             stack.push_async_callback(host.stop_envoy)
             await stack.enter_async_context(host.running())
         for host in hosts.values():
-            await aeventually(lambda host=host: host.agent.runtime.state.phase == "serving", timeout=30)
+            await aeventually(lambda host=host: settled(host), timeout=30)
         yield Shop(fleet, hosts, tmp_path / "operator")
+
+
+def settled(host: Host) -> bool:
+    """It serves, and knows both hosts as healthy endpoints."""
+    state, world = host.agent.runtime.state, host.agent.pipeline.world
+    known = world.endpoints.get(ServiceRef("shop", "api"), {})
+    healthy = [endpoint for endpoint in known.values() if endpoint.spec.health == "healthy"]
+    return state.phase == "serving" and len(healthy) == 2 and state.offered == state.applied_digest
 
 
 def run(tmp_path: Path, scenario) -> None:
@@ -140,5 +150,36 @@ def test_apply_waits_until_the_change_is_in_force_at_proxies_of_all_replicas(tmp
         assert named == ["  - vm2: being put in force"]
         gone = await shop.cli("delete", "authz", "late", "--wait")
         assert gone.exit_code == 0, gone.output
+
+    run(tmp_path, scenario)
+
+
+def versions(host: Host) -> dict[tuple[str, str], str]:
+    """What is offered to this host's Envoy."""
+    offer = host.agent.pipeline.offer(host.agent.runtime.state.offered)
+    return {
+        (pb.SHORT[url], r.name): r.version for url, found in offer.snapshot.resources.items() for r in found.values()
+    }
+
+
+def test_a_plan_tells_what_comes_of_the_apply(tmp_path):
+    async def scenario(shop: Shop) -> None:
+        before = {name: versions(host) for name, host in shop.hosts.items()}
+        file = shop.file(policy(), service("unrelated"))
+        planned = await shop.cli("plan", "-f", file, "-o", "json")
+        assert planned.exit_code == 0, planned.output
+        told = msgspec.json.decode(planned.stdout)
+        assert (told["unchanged"], told["unknown"]) == (0, [])
+        assert [proxy["node"] for proxy in told["proxies"]] == ["vm1", "vm2"]
+        assert before == {name: versions(host) for name, host in shop.hosts.items()}
+        assert (await shop.cli("apply", "-f", file, "--wait")).exit_code == 0
+        for proxy in told["proxies"]:
+            assert proxy["problems"] == []
+            after, was = versions(shop.hosts[proxy["node"]]), before[proxy["node"]]
+            changed = {key for key in {*after, *was} if after.get(key) != was.get(key)}
+            assert {(c["type"], c["name"]) for c in proxy["changes"]} == changed
+            assert all(c["after"] == after[c["type"], c["name"]] for c in proxy["changes"])
+        again = msgspec.json.decode((await shop.cli("plan", "-f", file, "-o", "json")).stdout)
+        assert again["proxies"] == []
 
     run(tmp_path, scenario)

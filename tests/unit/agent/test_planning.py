@@ -12,7 +12,7 @@ from agent.planning import PlanError, Planner
 from agent.quarantine import Replacement
 from mesh import codec, keys
 from mesh.model import World
-from mesh.model.uplink import Judged, Planned, Proposed
+from mesh.model.uplink import Judged, Planned, Proposal, Proposed
 from tests.support import meshes
 from tests.support.waiting import aeventually
 from tests.unit.agent.test_runtime import Envoy, local, policy, svc, world
@@ -34,7 +34,7 @@ class Host:
 
 
 def body(*proposed: Proposed) -> str:
-    return msgspec.json.encode(proposed).decode()
+    return msgspec.json.encode(Proposal(objects=proposed)).decode()
 
 
 def put(obj) -> Proposed:
@@ -86,7 +86,7 @@ def test_objects_that_this_agent_cannot_read_are_named():
     assert "'../x' cannot be a part of a key" in problems
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", '[{"kind": 5}]', '[{"kind": "Service"}]'])
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"objects": [{"kind": "Service"}]}'])
 def test_a_body_that_cannot_be_read_is_an_error(text):
     with pytest.raises(PlanError, match="cannot be read"):
         asyncio.run(Host().planner.plan(text))
@@ -103,6 +103,9 @@ def test_a_long_answer_is_cut_and_says_so(monkeypatch):
     monkeypatch.setattr(planning, "MAX_CHANGES", 1)
     found = Host().plan(gone(svc("api")))
     assert (len(found.changes), found.more > 0) == (1, True)
+    none = Proposal(objects=(gone(svc("api")),), limit=0)
+    told = codec.decode_struct(Planned, asyncio.run(Host().planner.plan(msgspec.json.encode(none).decode())))
+    assert (told.changes, told.more) == ((), found.more + 1)
 
 
 def test_what_stands_in_for_a_refused_object_stays_unless_it_is_changed():
@@ -150,20 +153,20 @@ def test_one_question_at_a_time_and_a_late_compile_still_counts(monkeypatch):
 
         monkeypatch.setattr(planning, "changed", slow)
         monkeypatch.setattr(planning, "PLAN_SECONDS", 0.2)
-        first = asyncio.create_task(host.planner.plan("[]"))
+        first = asyncio.create_task(host.planner.plan(body()))
         await asyncio.sleep(0)
         with pytest.raises(PlanError, match="under way"):
-            await host.planner.plan("[]")
+            await host.planner.plan(body())
         with pytest.raises(PlanError, match="no answer within"):
             await first
         with pytest.raises(PlanError, match="under way"):
-            await host.planner.plan("[]")
+            await host.planner.plan(body())
         hold.set()
         monkeypatch.setattr(planning, "PLAN_SECONDS", 10.0)
 
         async def again() -> bool:
             try:
-                return bool(await host.planner.plan("[]"))
+                return bool(await host.planner.plan(body()))
             except PlanError:
                 return False
 
