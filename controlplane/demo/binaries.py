@@ -76,6 +76,26 @@ def find_etcd(say: Say = _quiet) -> EtcdBinaries:
         return found
 
 
+def find_go(modules: Path) -> Path:
+    """A Go toolchain, beside this Python or on PATH, that is new enough for the go.mod in this folder.
+
+    Raises:
+        MissingBinaryError: there is none.
+
+    """
+    wanted = re.search(r"^go (\d+)\.(\d+)", (modules / "go.mod").read_text(), re.MULTILINE)
+    assert wanted is not None
+    floor = tuple(int(n) for n in wanted.groups())
+    for candidate in (str(Path(sys.executable).parent / "go"), shutil.which("go")):
+        if not candidate or not os.access(candidate, os.X_OK):
+            continue
+        said = subprocess.run([candidate, "version"], capture_output=True, text=True, timeout=60, check=False).stdout
+        found = re.search(r"go(\d+)\.(\d+)", said)
+        if found and tuple(int(n) for n in found.groups()) >= floor:
+            return Path(candidate)
+    raise MissingBinaryError(f"no Go {_text(floor)} or newer is here; install holdfast[demo]")
+
+
 def version_of(etcd: Path) -> tuple[int, ...]:
     """Its version; () if it does not say."""
     try:
@@ -129,7 +149,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(target: Path, say: Say) -> None:
-    go = _find_go()
+    try:
+        go = find_go(ETCD_MODULES)
+    except MissingBinaryError as exc:
+        raise MissingBinaryError(
+            f"etcd {_text(ETCD_FLOOR)} or newer is not on PATH, and cannot be built: {exc}, or set HOLDFAST_ETCD_DIR"
+        ) from exc
     say(f"building etcd {_wanted_version()} (once, one to five minutes)")
     server = "go.etcd.io/etcd/server/v3"
     packages = [server, "go.etcd.io/etcd/etcdctl/v3", "go.etcd.io/etcd/etcdutl/v3"]
@@ -156,23 +181,6 @@ def _build(target: Path, say: Say) -> None:
         shutil.rmtree(target, ignore_errors=True)
         out.rename(target)
     say(f"etcd {_wanted_version()} is built")
-
-
-def _find_go() -> Path:
-    wanted = re.search(r"^go (\d+)\.(\d+)", (ETCD_MODULES / "go.mod").read_text(), re.MULTILINE)
-    assert wanted is not None
-    floor = tuple(int(n) for n in wanted.groups())
-    for candidate in (str(Path(sys.executable).parent / "go"), shutil.which("go")):
-        if not candidate or not os.access(candidate, os.X_OK):
-            continue
-        said = subprocess.run([candidate, "version"], capture_output=True, text=True, timeout=60, check=False).stdout
-        found = re.search(r"go(\d+)\.(\d+)", said)
-        if found and tuple(int(n) for n in found.groups()) >= floor:
-            return Path(candidate)
-    raise MissingBinaryError(
-        f"etcd {_text(ETCD_FLOOR)} or newer is not on PATH and no Go {_text(floor)} is here to build one; "
-        "install holdfast[demo], or set HOLDFAST_ETCD_DIR"
-    )
 
 
 def _text(version: tuple[int, ...]) -> str:

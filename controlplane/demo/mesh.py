@@ -5,10 +5,8 @@ etcd and OpenBao -> init -> control-plane nodes -> their gates -> objects -> hos
 
 import asyncio
 import base64
-import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +25,7 @@ from controlplane.demo.binaries import EtcdBinaries, find_envoy, find_etcd
 from controlplane.demo.etcd_cluster import EtcdCluster
 from controlplane.demo.machine import MAX_SOCKET_PATH, Machine, program
 from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
-from controlplane.demo.process import Process, ProcessError
+from controlplane.demo.process import Process, ProcessError, taken
 from controlplane.demo.progress import Progress
 from controlplane.demo.reaper import MARK, end_all
 
@@ -346,16 +344,8 @@ def free_topology() -> top.Topology:
     reason = ""
     for block in top.BLOCKS:
         found = top.topology(block)
-        try:
-            with contextlib.ExitStack() as stack:
-                for place in top.bound(found):
-                    probe = stack.enter_context(socket.socket())
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(place)
-        except OSError as exc:
-            reason = f"{place[0]}:{place[1]}: {exc.strerror}"
-            continue
-        return found
+        if not (reason := taken(top.bound(found))):
+            return found
     raise DemoError(f"no free block of loopback addresses for the demo ({reason})")
 
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -164,6 +164,19 @@ def accepts(address: str, port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def taken(places: Iterable[tuple[str, int]]) -> str:
+    """Why nobody can listen on all of these addresses and ports; empty if one can."""
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            probe = stack.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as exc:
+                return f"{place[0]}:{place[1]}: {exc.strerror}"
+    return ""
 
 
 def free_port(address: str = "127.0.0.1") -> int:

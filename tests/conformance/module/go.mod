@@ -1,0 +1,3 @@
+module holdfast.dev/tests/conformance
+
+go 1.26.0
