@@ -6,13 +6,14 @@ import datetime as dt
 import sys
 from pathlib import Path
 
-from bench import compile_cost, issuing, memory, propagation
+from bench import compile_cost, issuing, memory, propagation, traffic_cost
 from bench.facts import facts
 from bench.progress import Steps
 from bench.stats import Report
 
 PARTS = {
     "compile": compile_cost.run,
+    "traffic": traffic_cost.run,
     "issuing": issuing.run,
     "propagation": propagation.run,
     "memory": memory.run,

@@ -5,6 +5,7 @@ one endpoint, so every change must reach the wire.
 """
 
 import time
+from collections.abc import Iterable
 
 from agent.gather import Gathered
 from agent.pipeline import Pipeline
@@ -69,7 +70,7 @@ def range_of(service: str) -> str:
 class Host:
     """One agent's pure path, with a client that acknowledges."""
 
-    def __init__(self, services: int, per_service: int) -> None:
+    def __init__(self, services: int, per_service: int, more: Iterable[Object] = ()) -> None:
         names = [f"svc-{n}" for n in range(services)]
         upstreams = tuple(Upstream(service=s, port=80, listen=f"127.0.0.1:{10000 + n}") for n, s in enumerate(names))
         web = ServiceDefinition(name="web", namespace="shop", ports=(LocalPort(port=8080),), upstreams=upstreams)
@@ -92,7 +93,8 @@ class Host:
         for name in names:
             spec = ServiceSpec(ports=(ServicePort(port=80, protocol="http"),), service_accounts=(name,))
             objects.append(Service(metadata=Metadata(name=name, namespace="shop"), spec=spec))
-        self.resources_sent = 0
+        objects.extend(more)
+        self.resources_sent = self.bytes_sent = 0
         self.gathered.take(keys.OBJECTS, Revision(1), [event(keys.key_for(o.ref), o, 1) for o in objects])
         for name in names:
             known = [event(*endpoint(name, n, healthy=True), 1) for n in range(per_service)]
@@ -110,6 +112,13 @@ class Host:
         self.gathered.take(range_of(service), changed.revision, (changed,))
         self.compile()
 
+    def put(self, obj: Object) -> None:
+        """The same for a change of an object."""
+        self.revision += 1
+        changed = event(keys.key_for(obj.ref), obj, self.revision)
+        self.gathered.take(keys.OBJECTS, Revision(self.revision), (changed,))
+        self.compile()
+
     def compile(self) -> None:
         pipeline = self.pipeline
         pipeline.world, pipeline.newest = self.gathered.world, self.gathered.newest
@@ -125,6 +134,7 @@ class Host:
             if isinstance(output, Send):
                 wire.encode(output)
                 self.resources_sent += len(output.resources)
+                self.bytes_sent += sum(len(resource.body) for resource in output.resources)
                 pending += self.stream.on_request(Request(output.type_url, nonce=output.nonce))
 
 
