@@ -51,21 +51,21 @@ def route_changes(host: Host, changes: int) -> tuple[float, float]:
         if number == WARM_UP:
             host.resources_sent, changed = 0, 0
         started = time.perf_counter()
-        host.put(route(number % ROUTES, 2 + number))
+        host.put(route(number % ROUTES, 2 + host.revision % 1000))
         taken.append(time.perf_counter() - started)
         changed += sum(len(names) for names in host.pipeline_snapshot.changed.values())
     return quantile(taken[WARM_UP:], 0.5), host.resources_sent / changed
 
 
-def endpoint_changes(host: Host, changes: int) -> tuple[float, float]:
-    """The same for endpoints."""
+def endpoint_changes(host: Host, changes: int, *, flip: bool) -> tuple[float, float]:
+    """The same for endpoints; `flip`: what they turn to."""
     taken: list[float] = []
     changed = 0
     for number in range(changes + WARM_UP):
         if number == WARM_UP:
             host.resources_sent, changed = 0, 0
         name = f"svc-{number % SERVICES}"
-        key, made = endpoint(name, number % PER_SERVICE, healthy=False)
+        key, made = endpoint(name, number % PER_SERVICE, healthy=flip)
         told = event(key, made, host.revision + 1)
         started = time.perf_counter()
         host.change(name, told)
@@ -82,7 +82,7 @@ async def run(say: Say, *, quick: bool = False) -> list[Figure]:
     say("traffic: one route change")
     routes = [route_changes(host, changes) for _ in range(repeats)]
     say("traffic: one endpoint change")
-    endpoints = [endpoint_changes(host, changes) for _ in range(repeats)]
+    endpoints = [endpoint_changes(host, changes, flip=number % 2 == 1) for number in range(repeats)]
     size = f"{SERVICES:,} Services of {PER_SERVICE} endpoints, {ROUTES} routes"
     notes = "through decode, World, project, compile, check, xDS stream and encode"
     return [

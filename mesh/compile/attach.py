@@ -7,7 +7,7 @@
 Used by `project` for a host, and by whoever tells an operator what became of a route. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,11 +93,55 @@ class Policy:
     sources: frozenset[Ref]
 
 
+Token = tuple[str, str, str]
+"""Something that an answer depends on: an object by its Ref, or all of a kind that may count somewhere."""
+
+
+def _hangs_on(service: ServiceRef) -> Token:
+    return ("routes on", *service)
+
+
+def _speaks_of(service: ServiceRef) -> Token:
+    return ("policies for", *service)
+
+
+def _grants_in(namespace: str) -> Token:
+    return ("grants in", namespace, "")
+
+
+def touched(before: Mapping[Ref, Object], after: Mapping[Ref, Object]) -> frozenset[Token]:
+    """All that answers over the one may depend on and that is different in the other."""
+    if before is after:
+        return frozenset()
+    changed = {ref for ref, obj in after.items() if before.get(ref) is not obj}
+    changed.update(ref for ref in before if ref not in after)
+    found: set[Token] = set(changed)
+    for ref in changed:
+        for obj in (before.get(ref), after.get(ref)):
+            if obj is not None:
+                found.update(_tokens(obj))
+    return frozenset(found)
+
+
+def _tokens(obj: Object) -> Iterator[Token]:
+    match obj:
+        case HTTPRoute() | GRPCRoute() | TCPRoute():
+            yield from (_hangs_on(parent_of(obj, parent)) for parent in obj.spec.parent_refs)
+        case TrafficPolicy():
+            yield _speaks_of(ServiceRef(obj.metadata.namespace, obj.spec.target.service))
+        case ReferenceGrant():
+            yield _grants_in(obj.metadata.namespace)
+        case _:
+            pass
+
+
 class Attached:
     """Routes and policies by Service, and grants by namespace."""
 
     def __init__(self, objects: Mapping[Ref, Object]) -> None:
         self._objects = objects
+        self.asked: set[Token] = set()
+        """What answers since it was emptied depend on."""
         self._routes: dict[ServiceRef, list[AnyRoute]] = {}
         self._grants: dict[str, list[ReferenceGrant]] = {}
         self._policies: dict[tuple[ServiceRef, int], list[TrafficPolicy]] = {}
@@ -118,6 +162,7 @@ class Attached:
 
     def policy(self, service: ServiceRef, port: int) -> Policy | None:
         """Of several policies with the same target the oldest counts; one for the port comes before one for all."""
+        self.asked.add(_speaks_of(service))
         chosen = [found[0] for place in (port, 0) if (found := self._policies.get((service, place)))]
         if not chosen:
             return None
@@ -125,6 +170,12 @@ class Attached:
         if len(chosen) > 1:
             spec = _over(spec, chosen[1].spec)
         return Policy(spec, frozenset(policy.ref for policy in chosen))
+
+    def service(self, ref: ServiceRef) -> Service | None:
+        place = Ref("Service", ref.namespace, ref.name)
+        self.asked.add(place)
+        found = self._objects.get(place)
+        return found if isinstance(found, Service) else None
 
     def overruled(self, policy: TrafficPolicy) -> TrafficPolicy | None:
         """The policy with the same target that counts instead of this one, if another does."""
@@ -134,6 +185,7 @@ class Attached:
 
     def on(self, service: ServiceRef) -> Iterable[AnyRoute]:
         """All routes that name this Service as a parent."""
+        self.asked.add(_hangs_on(service))
         return self._routes.get(service, ())
 
     def apply(self, caller: str, service: ServiceRef, port: ServicePort) -> Applied:
@@ -185,8 +237,8 @@ class Attached:
             return Unresolved("BackendNotFound", "the backend's name or port is not one")
         if not self._permitted(route, ref):
             return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
-        service = self._objects.get(Ref("Service", ref.namespace, ref.name))
-        if not isinstance(service, Service):
+        service = self.service(ref)
+        if service is None:
             return Unresolved("BackendNotFound", f"there is no Service {ref}")
         port = next((p for p in service.spec.ports if p.port == backend.port), None)
         if port is None:
@@ -202,6 +254,7 @@ class Attached:
         parents = {parent_of(route, parent).namespace for parent in route.spec.parent_refs}
         if backend.namespace in {own, *parents}:
             return True
+        self.asked.add(_grants_in(backend.namespace))
         grants = self._grants.get(backend.namespace, ())
         return any(grant.allows(route.kind, own, backend.name) for grant in grants)
 

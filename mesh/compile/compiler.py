@@ -67,14 +67,23 @@ class Compiler:
         # What is remembered changes only once all is made: an error leaves the last good state whole.
         fragments = {service: self._fragments.get(service) or endpoints.Fragments() for service in run.wanted}
         known = before.resources[pb.ENDPOINT] if before else {}
-        for resource in _assigned(view, run.wanted, run.wanted, fragments, known):
-            made[pb.ENDPOINT][resource.name] = resource
+        stale = [service for service in run.wanted if not self._as_before(view, service, run.wanted[service])]
+        assigned = {name: known[name] for those in run.wanted.values() for name in those if name in known}
+        assigned.update((r.name, r) for r in _assigned(view, stale, run.wanted, fragments, known))
+        made[pb.ENDPOINT] = dict(sorted(assigned.items()))
         resources, changed = _keep_unchanged(before, made)
         total = self._total
         for url, those in changed.items():
             total += _difference(url, those, before.resources[url] if before else {}, resources[url])
         self._memo, self._wanted, self._fragments, self._total = run.memo, run.wanted, fragments, total % _MODULUS
         return self._finish(view, resources, changed, (*view.frame.problems, *run.problems))
+
+    def _as_before(self, view: NodeView, service: ServiceRef, wanted: Assignments) -> bool:
+        """Are the endpoints of a Service, and what they are in, what they were at the last compile?"""
+        before = self._view
+        if before is None or self._wanted.get(service) != wanted:
+            return False
+        return view.endpoints.get(service) is before.endpoints.get(service)
 
     def _finish(
         self,

@@ -4,11 +4,12 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mesh.compile import names
 from mesh.compile.attach import Attached
 from mesh.compile.callee import Callee
-from mesh.compile.calls import calls
+from mesh.compile.calls import Calls, calls
 from mesh.compile.calls import interest as calls_interest
 from mesh.compile.names import defined
 from mesh.compile.types import Problem
@@ -29,10 +30,12 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTI
 def project(world: World, local: NodeLocal, previous: NodeView | None = None) -> NodeView:
     """The view of this host. With the previous one given, its frame is taken over if nothing of it can have changed."""
     known = previous and previous.objects is world.objects and previous.undecodable is world.undecodable
+    memo = previous.memo if previous else None
     if previous and known and (previous.local is local or previous.local == local):
         frame = previous.frame
     else:
-        frame = _Projection(world, local).frame()
+        projection = _Projection(world, local, memo if isinstance(memo, _Memo) else None)
+        frame, memo = projection.frame(), projection.memo()
         if previous and previous.frame == frame:
             frame = previous.frame
     return NodeView(
@@ -44,6 +47,7 @@ def project(world: World, local: NodeLocal, previous: NodeView | None = None) ->
         objects=world.objects,
         undecodable=world.undecodable,
         local=local,
+        memo=memo,
     )
 
 
@@ -55,17 +59,25 @@ def interest(local: NodeLocal, world: World) -> frozenset[ServiceRef]:
 class _Projection:
     """One run of project. It collects problems on the way."""
 
-    def __init__(self, world: World, local: NodeLocal) -> None:
-        self._world, self._local = world, local
+    def __init__(self, world: World, local: NodeLocal, before: "_Memo | None") -> None:
+        self._world, self._local, self._before = world, local, before
         self._problems: list[Problem] = []
+        self._definitions: tuple[list[ServiceDefinition], list[Problem]] = ([], [])
+        self._calls: Calls | None = None
+
+    def memo(self) -> "_Memo | None":
+        """For the next projection, after `frame`."""
+        return _Memo(self._local, self._definitions, self._calls) if self._calls is not None else None
 
     def frame(self) -> Frame:
         local = self._local
-        definitions = self._sound(local.definitions)
+        definitions = self._sound()
         roots, source = self._roots()
         callee = Callee(self._world, local, definitions, self._note)
         inbound = callee.inbound()
-        called = calls(self._world, local, definitions, Attached(self._world.objects))
+        attached = Attached(self._world.objects)
+        before = self._before.calls if self._before is not None else None
+        self._calls = called = calls(self._world, local, definitions, attached, before)
         self._problems.extend(called.problems)
         gate = self._gate()
         needed = callee.behind | {o.identity for o in called.outbound} | ({names.GATE} if gate else set())
@@ -94,19 +106,14 @@ class _Projection:
 
     # --- what the host says ---
 
-    def _sound(self, definitions: Iterable[ServiceDefinition]) -> list[ServiceDefinition]:
+    def _sound(self) -> list[ServiceDefinition]:
         """Those without faults, in an order that does not depend on files."""
-        good: dict[tuple[str, str, str], ServiceDefinition] = {}
-        for definition in definitions:
-            faults = list(definition.check())
-            for fault in faults:
-                self._note(None, f"{defined(definition)}.{fault.path}", fault.reason)
-            key = (definition.namespace, definition.name, definition.instance)
-            if key in good:
-                self._note(None, defined(definition), "defined twice; the first one counts")
-            elif not faults:
-                good[key] = definition
-        return [good[key] for key in sorted(good)]
+        if self._before is not None and self._before.local is self._local:
+            self._definitions = self._before.definitions
+        else:
+            self._definitions = _sound(self._local.definitions)
+        self._problems.extend(self._definitions[1])
+        return self._definitions[0]
 
     def _roots(self) -> tuple[tuple[str, ...], Ref | None]:
         """From the world; from join or disk as long as the world has none that can be used."""
@@ -131,6 +138,30 @@ class _Projection:
             self._note(None, "gate.etcd", "no member is named")
             return None
         return gate
+
+
+@dataclass(frozen=True, slots=True)
+class _Memo:
+    """What a projection may take over from the one before."""
+
+    local: NodeLocal
+    definitions: tuple[list[ServiceDefinition], list[Problem]]
+    """Sound ones, and what is wrong with others."""
+    calls: Calls
+
+
+def _sound(definitions: Iterable[ServiceDefinition]) -> tuple[list[ServiceDefinition], list[Problem]]:
+    good: dict[tuple[str, str, str], ServiceDefinition] = {}
+    problems: list[Problem] = []
+    for definition in definitions:
+        faults = list(definition.check())
+        problems += [Problem(None, f"{defined(definition)}.{fault.path}", fault.reason) for fault in faults]
+        key = (definition.namespace, definition.name, definition.instance)
+        if key in good:
+            problems.append(Problem(None, defined(definition), "defined twice; the first one counts"))
+        elif not faults:
+            good[key] = definition
+    return [good[key] for key in sorted(good)], problems
 
 
 def _is_certificate(pem: str) -> bool:

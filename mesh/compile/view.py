@@ -218,3 +218,5 @@ class NodeView:
     undecodable: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
     local: NodeLocal | None = field(default=None, repr=False, compare=False)
     """What the frame was projected from; only their identity is used, by the next projection."""
+    memo: object = field(default=None, repr=False, compare=False)
+    """`project`'s own: what the next projection may take over."""
