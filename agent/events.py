@@ -109,6 +109,15 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """Not all of it was offered: the rest would be what Envoy has refused already."""
+
+    digest: bytes
+    reason: str = ""
+    """That refusal's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stalled:
     """Envoy has said nothing to this offer for too long; later changes need not wait for it."""
 
@@ -196,6 +205,7 @@ Event = (
     | Acked
     | Warmed
     | Refused
+    | Withheld
     | Stalled
     | SearchEnded
     | EnvoyReady
@@ -245,7 +255,7 @@ class Compile:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Offer the compiled snapshot to Envoy. Answer: Acked, Refused or Stalled."""
+    """Offer the compiled snapshot to Envoy. Answer: Acked, Refused, Withheld or Stalled."""
 
     digest: bytes
 

@@ -56,6 +56,8 @@ class State:
     searching: bool = False
     search_next: bytes = b""
     """Refused while a search was under way."""
+    fruitless: str = ""
+    """The failure for which a search found no object to blame."""
     wants_register: bool = True
     stopping: Literal["", "leave", "drain"] = ""
 
@@ -95,7 +97,7 @@ def _dispatch(state: State, event: ev.Event) -> Step:
             return _host(state, event)
         case ev.WorldChanged() | ev.Observed() | ev.Compiled() | ev.CompileFailed():
             return _world(state, event)
-        case ev.Acked() | ev.Warmed() | ev.Refused() | ev.Stalled() | ev.SearchEnded():
+        case ev.Acked() | ev.Warmed() | ev.Refused() | ev.Withheld() | ev.Stalled() | ev.SearchEnded():
             return _answer(state, event)
         case ev.ProxyConnected() | ev.ProxyDisconnected() | ev.EnvoyReady() | ev.EnvoyGone() | ev.EnvoyUnfit():
             return _envoy(state, event)
@@ -207,6 +209,8 @@ def _same(state: State, revision: Revision) -> State:
 
 def _compiled(state: State, revision: Revision, digest: bytes) -> Step:
     out: tuple[ev.Instruction, ...] = ()
+    if not state.dirty:
+        revision = state.observed  # nothing changed between what was compiled and this
     if digest in state.refused:
         pass  # refused input is never resent unchanged; `failure` still says why
     elif digest == state.offered:
@@ -227,7 +231,7 @@ def _compiled(state: State, revision: Revision, digest: bytes) -> Step:
 
 
 def _answer(  # noqa: PLR0911 - a table
-    state: State, event: ev.Acked | ev.Warmed | ev.Refused | ev.Stalled | ev.SearchEnded
+    state: State, event: ev.Acked | ev.Warmed | ev.Refused | ev.Withheld | ev.Stalled | ev.SearchEnded
 ) -> Step:
     match event:
         case ev.Acked(digest, endpoints_only):
@@ -241,13 +245,15 @@ def _answer(  # noqa: PLR0911 - a table
             return _applied(state, digest, revision)
         case ev.Refused(digest, reason):
             return _refused(state, digest, reason)
+        case ev.Withheld(digest, reason):
+            return _withheld(state, digest, reason)
         case ev.Stalled(digest):
             return _next(replace(state, in_flight=state.in_flight and digest != state.offered))
         case ev.SearchEnded(found=True):
             return _recompile(replace(state, searching=False, search_next=b""))
         case ev.SearchEnded():
             again = state.search_next
-            state = replace(state, searching=bool(again), search_next=b"")
+            state = replace(state, searching=bool(again), search_next=b"", fruitless=state.failure)
             return state, (ev.FindGuilty(again),) if again else ()
         case _:
             assert_never(event)
@@ -282,6 +288,19 @@ def _refused(state: State, digest: bytes, reason: str) -> Step:
     if state.searching:
         state, out = _next(replace(state, search_next=digest))
         return state, out
+    state, out = _next(replace(state, searching=True))
+    return state, (ev.FindGuilty(digest), *out)
+
+
+def _withheld(state: State, digest: bytes, reason: str) -> Step:
+    """No answer will come. What holds it back is searched, unless that was in vain already."""
+    if digest != state.offered or digest in state.refused:
+        return state, ()
+    state = replace(state, in_flight=False, failure=reason)
+    if state.world == "disk":
+        return _older(state)
+    if state.searching or reason == state.fruitless:
+        return _next(state)
     state, out = _next(replace(state, searching=True))
     return state, (ev.FindGuilty(digest), *out)
 
@@ -327,6 +346,7 @@ def _gone(state: State) -> Step:
         acked=b"",
         applied_digest=b"",
         refused=(),
+        fruitless="",
     )
     if state.stopping == "drain":
         return state, (ev.Exit(),)

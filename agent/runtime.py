@@ -13,7 +13,7 @@ from agent.pipeline import CompileError, Inputs, Offer, Pipeline, Substitutes
 from agent.search import Validate, find
 from agent.xds.server import Answered, StreamClosed, StreamOpened
 from agent.xds.server import Event as XdsEvent
-from agent.xds.stream import Acked, Nacked
+from agent.xds.stream import Acked, Nacked, Withheld
 from mesh import pb
 from mesh.aio import Latest, pause
 from mesh.compile.types import Snapshot
@@ -210,7 +210,7 @@ class Runtime:
             case _:
                 assert_never(event)
 
-    def _answered(self, number: int, outcome: Acked | Nacked) -> None:
+    def _answered(self, number: int, outcome: Acked | Nacked | Withheld) -> None:
         match outcome:
             case Acked(digest, _, types):
                 self._types.update(types)
@@ -219,9 +219,10 @@ class Runtime:
                     self._agreed()
             case Nacked(digest, _, type_url, names, error):
                 self._counters.count(metrics.ANSWERS, outcome="refused")
-                kind = pb.SHORT.get(type_url, type_url)
-                log.warning("envoy refused", type=kind, names=list(names[:10]), error=error)
-                self.post(ev.Refused(digest, f"Envoy refused {kind}: {error}"))
+                log.warning("envoy refused", type=_short(type_url), names=list(names[:10]), error=error)
+                self.post(ev.Refused(digest, _refusal(type_url, error)))
+            case Withheld(digest, _, type_url, error):
+                self.post(ev.Withheld(digest, _refusal(type_url, error)))
             case _:
                 assert_never(outcome)
 
@@ -269,3 +270,11 @@ class Runtime:
                 log.error("object rejected", object=str(r.ref), reason=substitute.reason, in_force=r.in_force)
             self._pipeline.substitute(found)
             self.post(ev.SearchEnded(found=bool(found)))
+
+
+def _short(type_url: str) -> str:
+    return pb.SHORT.get(type_url, type_url)
+
+
+def _refusal(type_url: str, error: str) -> str:
+    return f"Envoy refused {_short(type_url)}: {error}"

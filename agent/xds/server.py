@@ -17,7 +17,7 @@ import grpc.aio
 import structlog
 
 from agent.xds import wire
-from agent.xds.stream import Acked, Doubts, Nacked, Output, Stream
+from agent.xds.stream import Acked, Doubts, Nacked, Output, Stream, Withheld
 from agent.xds.wire import Send
 from mesh.compile.types import Snapshot
 
@@ -56,7 +56,7 @@ class Answered:
     """What one stream's client says of a snapshot."""
 
     stream: int
-    outcome: Acked | Nacked
+    outcome: Acked | Nacked | Withheld
 
 
 Event = StreamOpened | StreamClosed | Answered

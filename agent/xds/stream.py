@@ -76,7 +76,18 @@ class Nacked:
     error: str
 
 
-Output = Send | Acked | Nacked
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """What is left of this snapshot would be a refused response again: the client will never be asked about it."""
+
+    digest: bytes
+    revision: Revision
+    type_url: str
+    error: str
+    """The words of that refusal."""
+
+
+Output = Send | Acked | Nacked | Withheld
 
 Doubts = Mapping[str, frozenset[str]]
 """Type URL -> names that a client may hold in another version than it says when it resumes."""
@@ -104,6 +115,10 @@ class Stream:
         """The last snapshot for which Acked was given."""
         self._moved: dict[str, None] = {}
         """Types sent since."""
+        self._errors: dict[str, str] = {}
+        """Type URL -> the words of its last refusal."""
+        self._stuck: Snapshot | None = None
+        """The last snapshot for which a refusal of it, or Withheld, was given."""
 
     def on_request(self, request: Request) -> tuple[Output, ...]:
         """A subscription change, an answer to a response, or both in one."""
@@ -166,7 +181,8 @@ class Stream:
             return ()
         self._subscriptions[request.type_url].refuse(flight.pairs, flight.part)
         names = tuple(sorted(name for name, _ in flight.pairs))
-        snapshot = flight.snapshot
+        snapshot = self._stuck = flight.snapshot
+        self._errors[request.type_url] = request.error
         return (Nacked(snapshot.digest, snapshot.revision, request.type_url, names, request.error),)
 
     def _advance(self) -> tuple[Output, ...]:
@@ -175,6 +191,7 @@ class Stream:
             return ()
         out: list[Output] = []
         busy: set[str] = set()
+        withheld = ""
         for step in (*UPDATE_ORDER, *(Step(url, "both") for url in self._subscriptions if url not in TYPES)):
             subscription = self._subscriptions[step.type_url]
             if not subscription.opened:
@@ -188,6 +205,10 @@ class Stream:
                 out.append(self._send(step, subscription, due))
             if due.withheld or step.type_url in self._flights:
                 busy.add(step.type_url)
+            if due.withheld:
+                withheld = withheld or step.type_url
+        if withheld and not self._flights:
+            return (*out, *self._withheld(self._target, withheld))
         return tuple(out) if busy else (*out, *self._settled(self._target))
 
     def _send(self, step: Step, subscription: Subscription, due: Due) -> Send:
@@ -209,8 +230,17 @@ class Stream:
         for resource in clusters:
             endpoints.forget(_endpoints_of(resource))
 
+    def _withheld(self, snapshot: Snapshot, url: str) -> tuple[Output, ...]:
+        if snapshot is self._stuck or not self._whole():
+            return ()
+        self._stuck = snapshot
+        return (Withheld(snapshot.digest, snapshot.revision, url, self._errors[url]),)
+
+    def _whole(self) -> bool:
+        return all(self._subscriptions[url].opened for url in WHOLE)
+
     def _settled(self, snapshot: Snapshot) -> tuple[Output, ...]:
-        if snapshot is self._told or not all(self._subscriptions[url].opened for url in WHOLE):
+        if snapshot is self._told or not self._whole():
             return ()
         self._told, types, self._moved = snapshot, tuple(self._moved), {}
         return (Acked(snapshot.digest, snapshot.revision, types),)

@@ -58,18 +58,15 @@ class Subscription:
     ) -> None:
         """The first request of a stream for this type; versions are what the client says it still holds.
 
-        Of the names in `distrust` it may hold something else than it says.
+        Of the names in `distrust` it may hold something else than it says; also of those that it does not name.
         """
         self.opened = True
         names = set(names)
         self.names = names - {WILDCARD}
         self.wildcard = WILDCARD in names or (legacy and not names)
         self.owes = self.wildcard
-        self.held = {
-            name: UNKNOWN if name in distrust else version
-            for name, version in versions.items()
-            if self.wildcard or name in self.names
-        }
+        said = {**versions, **dict.fromkeys(distrust, UNKNOWN)}
+        self.held = {name: version for name, version in said.items() if self.wildcard or name in self.names}
         self._dirty = self.names | self.held.keys()
         if self.wildcard:
             self._dirty |= target.keys()

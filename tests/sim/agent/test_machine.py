@@ -20,6 +20,8 @@ class Host:
     config: bytes = b"c0"
     """What the newest world compiles to."""
     compiling: bool = False
+    inputs: tuple[int, bytes] = (0, b"")
+    """Revision and configuration of the compile that is under way."""
     compiled_any: bool = False
     offered: list[bytes] = field(default_factory=list)
     refused: set[bytes] = field(default_factory=set)
@@ -58,6 +60,7 @@ class Host:
                 assert not self.compiling, "two compiles at once"
                 assert self.state.identity, "identity before listening"
                 self.compiling = True
+                self.inputs = (self.revision, self.config)
             case ev.Publish(digest):
                 assert digest not in self.refused, "refused input was offered again"
                 assert digest != before.offered, "the same was offered twice in a row"
@@ -104,10 +107,9 @@ STEPS = st.lists(
     st.sampled_from(
         [
             "join", "identities", "definitions", "health", "world", "world-new", "world-back", "observed",
-            "compiled", "failed",
-            "connected", "disconnected", "acked", "acked-eds", "warmed", "refused", "refused-old", "stalled", "found",
-            "not-found", "ready", "gone", "unfit", "cp-up", "cp-down", "broken", "restored", "renew", "registered",
-            "deregistered", "stop", "drain",
+            "compiled", "failed", "connected", "disconnected", "acked", "acked-eds", "warmed", "refused", "refused-old",
+            "withheld", "stalled", "found", "not-found", "ready", "gone", "unfit", "cp-up", "cp-down", "broken",
+            "restored", "renew", "registered", "deregistered", "stop", "drain",
         ]
     ),
     max_size=60,
@@ -139,7 +141,8 @@ def step(host: Host, name: str) -> None:
             host.revision += 1
             host.feed(ev.Observed(Revision(host.revision)))
         case "compiled" if host.compiling:
-            host.feed(ev.Compiled(Revision(host.revision), host.config))
+            revision, config = host.inputs
+            host.feed(ev.Compiled(Revision(revision), config))
         case "failed" if host.compiling:
             host.feed(ev.CompileFailed("fault"))
         case "connected":
@@ -154,6 +157,8 @@ def step(host: Host, name: str) -> None:
             host.feed(ev.Refused(host.offered[-1], "no"))
         case "refused-old" if len(host.offered) > 1 and host.offered[-2] != host.state.applied_digest:
             host.feed(ev.Refused(host.offered[-2], "no"))
+        case "withheld" if host.refused and host.offered and host.offered[-1] not in host.refused:
+            host.feed(ev.Withheld(host.offered[-1], "no"))
         case "stalled" if host.offered:
             host.feed(ev.Stalled(host.offered[-1]))
         case "found" if host.searching:
@@ -222,6 +227,8 @@ def test_whatever_happened_a_quiet_host_converges_to_the_newest_world(names, ide
         step(host, name)
     rng = random.Random(0)
     for _ in range(30):
+        if host.state.compiling:
+            step(host, "observed")
         for name in rng.sample(["compiled", "not-found", "acked", "warmed", "ready", "connected"], 6):
             step(host, name)
     assert host.state.applied_digest == host.config

@@ -5,7 +5,7 @@ import json
 from collections import deque
 from dataclasses import dataclass, field
 
-from agent.xds.stream import Acked, Nacked, Output, Stream
+from agent.xds.stream import Acked, Nacked, Output, Stream, Withheld
 from agent.xds.wire import Request, Send
 from mesh import pb
 from mesh.compile.types import Resource
@@ -36,7 +36,7 @@ class Client:
         self.partial = False
         """Something of a refused response is in force, of which `versions` do not tell."""
         self.sends: list[Send] = []
-        self.events: list[Acked | Nacked] = []
+        self.events: list[Acked | Nacked | Withheld] = []
         self._streams = 0
 
     def connect(self, stream: Stream) -> None:

@@ -116,6 +116,9 @@ class StreamMachine(RuleBasedStateMachine):
     def rest(self):
         """When nothing is refused, the client ends with exactly the newest snapshot, and it is told so once."""
         self.client.settle()
+        if not self.client.unanswered and all(self.client.types[url].subscribed for url in (CDS, LDS)):
+            # Accepted, refused, or held back: whoever waits for it is told.
+            assert self.client.events[-1].digest == self.snapshot.digest
         if self.poison or self.client.partial:
             return
         for url in (CDS, LDS):

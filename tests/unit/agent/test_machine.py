@@ -88,6 +88,36 @@ def test_a_late_refusal_of_an_older_offer_is_searched_too():
     assert not state.in_flight, "what is held back from Envoy is never answered"
 
 
+def test_what_is_held_back_from_envoy_holds_up_nothing():
+    """An endpoint changes while a refusal is searched: the offer with it is held back, and never answered."""
+    searching = (*LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"bad"), ev.Refused(b"bad", "why"))
+    state, out = run(*searching, ev.WorldChanged(R3), ev.Compiled(R3, b"bad, too"), ev.Withheld(b"bad, too", "why"))
+    assert (state.failure, state.applied) == ("why", R1)
+    assert out.count(ev.FindGuilty(b"bad")) == 1
+    assert ev.FindGuilty(b"bad, too") not in out, "it is being searched"
+    _, out = run(ev.SearchEnded(found=True), ev.Compiled(R3, b"mended"), state=state)
+    assert out == [ev.Compile(), ev.Publish(b"mended")]
+
+
+def test_what_is_held_back_is_searched_unless_that_was_in_vain():
+    state, _ = run(
+        *LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"b"), ev.Refused(b"b", "no"), ev.SearchEnded(found=False)
+    )
+    state, out = run(ev.WorldChanged(R3), ev.Compiled(R3, b"c"), ev.Withheld(b"c", "no"), state=state)
+    assert out == [ev.Compile(), ev.Publish(b"c")]
+    assert state.failure == "no", "it is not in force, and status says why"
+    state, out = run(ev.WorldChanged(R3), ev.Compiled(R3, b"d"), ev.Withheld(b"d", "another"), state=state)
+    assert out[-1] == ev.FindGuilty(b"d")
+
+
+def test_a_world_from_disk_that_is_held_back_is_left_for_an_older_one():
+    disk = (ev.Started(identity=True, generations=2), ev.WorldChanged(R2, live=False), ev.Compiled(R2, b"a"))
+    state, out = run(*disk, ev.ProxyConnected(), ev.Refused(b"a", "no"))
+    assert out[-1] == ev.UseGeneration(1)
+    _, out = run(ev.WorldChanged(R1, live=False), ev.Compiled(R1, b"b"), ev.Withheld(b"b", "no"), state=state)
+    assert out[-1] == ev.UseGeneration(ev.MINIMAL)
+
+
 def test_endpoints_alone_need_no_question_unless_something_older_is_warming():
     state, out = run(*LIVE, ev.WorldChanged(R2), ev.Compiled(R2, b"b"), ev.Acked(b"b", endpoints_only=True))
     assert state.applied == R2

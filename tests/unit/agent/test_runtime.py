@@ -13,7 +13,7 @@ from agent.runtime import Runtime
 from agent.search import find
 from agent.state import StoredWorld
 from agent.xds.server import Answered, StreamClosed, StreamOpened
-from agent.xds.stream import Acked, Nacked
+from agent.xds.stream import Acked, Nacked, Withheld
 from mesh import pb
 from mesh.model import LocalPort, Metadata, Object, Revision, Upstream, World
 from mesh.model.world import Upserted
@@ -235,6 +235,28 @@ def test_a_refusal_without_a_guilty_object_leaves_the_last_good_in_force():
         rig.runtime.post(ev.WorldChanged(Revision(3)))
         await aeventually(lambda: not rig.runtime.state.compiling)
         assert len(rig.parts.published) == 2, "refused input is not offered again"
+
+    run(scenario)
+
+
+def test_endpoints_that_change_during_a_search_hold_up_nobody():
+    """Envoy is not offered again what it refused, so it does not answer; what is found goes out all the same."""
+
+    async def scenario(rig):
+        rig.world(world(svc("api")))
+        rig.answer(await rig.published(1))
+        await aeventually(lambda: rig.runtime.state.applied == 1)
+        bad = policy("bad")
+        rig.envoy.hates = {str(bad.ref)}
+        rig.world(world(svc("api"), bad, base=rig.pipeline.world, revision=5))
+        rig.answer(await rig.published(2))
+        rig.world(rig.pipeline.world.apply([Upserted(endpoint("a1"), Revision(6))], Revision(6)))
+        held = await rig.published(3)
+        rig.runtime.on_xds(Answered(1, Withheld(held.digest, held.revision, pb.LISTENER, "I do not like it")))
+        repaired = await rig.published(4)
+        assert rig.envoy.verdict(repaired) is None
+        rig.answer(repaired)
+        await aeventually(lambda: rig.runtime.state.applied == rig.runtime.state.observed)
 
     run(scenario)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.xds.stream import Acked, Nacked, Stream
+from agent.xds.stream import Acked, Nacked, Stream, Withheld
 from agent.xds.wire import Request, Send
 from mesh import pb
 from mesh.compile.types import Resource, Snapshot
@@ -152,6 +152,20 @@ def test_what_was_removed_while_away_is_removed():
     assert stream.held() == {LDS: 0}
 
 
+def test_what_was_taken_of_a_refused_response_is_removed_though_the_client_does_not_name_it():
+    """Envoy applies the good part of a refused response, and tells of none of it when it comes again."""
+    first = snapshot(lds=[res("bad"), res("good")])
+    broken = Stream("1.")
+    broken.on_snapshot(first)
+    settle(broken, broken.on_request(Request(CDS)))
+    assert [type(o) for o in ack(broken, broken.on_request(Request(LDS)), "no")] == [Nacked]
+
+    stream = Stream("2.", distrust=broken.doubts())
+    stream.on_snapshot(snapshot(2, first, lds=[]))
+    settle(stream, stream.on_request(Request(CDS)))
+    assert sends(stream.on_request(Request(LDS))) == [(LDS, [], ["bad", "good"])]
+
+
 def test_clusters_first_listeners_when_they_are_acknowledged_removals_last():
     first = snapshot(cds=[cluster("a")], lds=[res("l")], sds=[res("s")])
     stream = connected(first, (SDS, ("s",)))
@@ -243,7 +257,25 @@ def test_a_refusal_is_told_with_its_words_and_not_sent_again():
 
     assert out == [Nacked(second.digest, Revision(2), CDS, ("a", "b"), "bad")]
     again = snapshot(3, second)
-    assert stream.on_snapshot(again) == ()
+    assert stream.on_snapshot(again) == (Withheld(again.digest, Revision(3), CDS, "bad"),), "no answer is to come"
+    assert stream.on_request(Request(CDS, nonce="0.7")) == (), "said once"
+
+
+def test_what_is_held_back_is_told_when_all_else_is_answered():
+    first = snapshot(cds=[cluster("a")], lds=[res("l")], eds=[res("x")])
+    stream = connected(first, (EDS, ("x",)))
+    second = snapshot(2, first, lds=[res("l", "bad")])
+    ack(stream, stream.on_snapshot(second), "no")
+    third = snapshot(3, second, eds=[res("x", "2")])
+
+    out = stream.on_snapshot(third)
+    assert sends(out) == [(EDS, ["x"], [])]
+    assert len(out) == 1, "an answer is to come"
+    assert ack(stream, out) == [Withheld(third.digest, Revision(3), LDS, "no")]
+
+    mended = stream.on_snapshot(snapshot(4, third, lds=[res("l", "3")]))
+    assert sends(mended) == [(LDS, ["l"], [])]
+    assert [type(o) for o in ack(stream, mended)] == [Acked]
 
 
 def test_a_refused_response_holds_back_what_may_refer_to_it_and_nothing_else():
