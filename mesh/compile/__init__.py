@@ -15,6 +15,7 @@
     gate                the store gate                    access     policies as RBAC
     endpoints           load assignments, spliced         http, parts  what several of them share
     attach, rules       routes and policies: which count for whom, in which order; routes makes Envoy's of them
+    policies            what policies say of requests: tries, faults, limits make Envoy's words of it
     calls, callee       the two sides of a projection     conditions   what became of a route, for its status
 """
 

@@ -90,7 +90,17 @@ class Policy:
     """What TrafficPolicies say of one port of a Service, each section from the most special one that has it."""
 
     spec: TrafficPolicySpec
-    sources: frozenset[Ref]
+    of: tuple[TrafficPolicy, ...]
+    """The most special one first."""
+
+    @property
+    def sources(self) -> frozenset[Ref]:
+        return frozenset(policy.ref for policy in self.of)
+
+    def origin(self, section: str) -> Ref:
+        """Whose word a section is, given by its field."""
+        said = getattr(self.spec, section)
+        return next(policy.ref for policy in self.of if getattr(policy.spec, section) == said)
 
 
 Token = tuple[str, str, str]
@@ -169,7 +179,7 @@ class Attached:
         spec = chosen[0].spec
         if len(chosen) > 1:
             spec = _over(spec, chosen[1].spec)
-        return Policy(spec, frozenset(policy.ref for policy in chosen))
+        return Policy(spec, tuple(chosen))
 
     def service(self, ref: ServiceRef) -> Service | None:
         place = Ref("Service", ref.namespace, ref.name)

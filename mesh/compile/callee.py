@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mesh import keys
 from mesh.compile import names
+from mesh.compile.attach import Attached
 from mesh.compile.names import defined
+from mesh.compile.policies import limits
 from mesh.compile.standby import standby
 from mesh.compile.view import Access, Inbound, Rule
 from mesh.model import (
@@ -37,8 +39,11 @@ _HTTP = frozenset({"http", "http2", "grpc"})
 class Callee:
     """One run, for these definitions. Problems are told on the way."""
 
-    def __init__(self, world: World, local: NodeLocal, definitions: Sequence[ServiceDefinition], note: Note) -> None:
-        self._world, self._local, self._definitions, self._note = world, local, definitions, note
+    def __init__(
+        self, world: World, local: NodeLocal, definitions: Sequence[ServiceDefinition], attached: Attached, note: Note
+    ) -> None:
+        self._world, self._local, self._definitions = world, local, definitions
+        self._attached, self._note = attached, note
         self._policies: list[AuthorizationPolicy] = []
         self._unreadable: list[Ref] = []
         """Policies that nobody here ever could read: what they restrict is not known, so nobody passes."""
@@ -148,6 +153,9 @@ class Callee:
         note: Note,
     ) -> Inbound:
         where = next(p for p in definition.ports if p.port == have.port)
+        bounds, sources = (
+            limits(self._attached, service.service, port.port) if port.protocol in _HTTP else ((), frozenset[Ref]())
+        )
         return Inbound(
             service=service.service,
             port=port.port,
@@ -157,6 +165,8 @@ class Callee:
             target=where.port,
             local_protocol=_local_protocol(port, where),
             access=self._access(service, port.port, note),
+            limits=bounds,
+            limit_sources=sources,
         )
 
     def _access(self, service: Service, port: int, note: Note) -> Access:

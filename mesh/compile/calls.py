@@ -9,6 +9,7 @@ from mesh.compile import names
 from mesh.compile.attach import Applied, Attached, Policy, Token, touched
 from mesh.compile.connections import connections, hash_keys, spread, unfit
 from mesh.compile.names import defined
+from mesh.compile.policies import handling
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
 from mesh.compile.types import Problem
 from mesh.compile.view import Assignment, Backend, Connections, Outbound, Part
@@ -195,6 +196,7 @@ class _Calls:
             fault=fault,
             entries=self._entries(applied),
             split=self._split(applied),
+            handling=handling(self._attached, ref, upstream.port, definition.identity, self._local.trust_domain),
         )
         return self._as_told(found)
 

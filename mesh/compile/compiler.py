@@ -273,7 +273,7 @@ class _Run:
             return False
         if port.protocol == "tcp":
             return True
-        blame = {service, *port.access.sources, _CONFIG}
+        blame = {service, *port.access.sources, *port.limit_sources, _CONFIG}
         return self._add(
             pb.ROUTE, names.inbound_route(port.service, port.port), port, lambda: inbound.route(port), blame
         )

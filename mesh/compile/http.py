@@ -11,6 +11,9 @@ RULE_FILTER = "holdfast.rule"
 CORS_FILTER = "envoy.filters.http.cors"
 FAULT_FILTER = "envoy.filters.http.fault"
 
+FAULT = f"%DYNAMIC_METADATA({FAULT_FILTER}:{names.RULE_KEY})%"
+"""The fault that was injected, if one was."""
+
 RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
 """The rule that decided; also of an allowed request."""
 
@@ -131,6 +134,15 @@ def unreached_reply() -> pb.ResponseMapper:
     )
 
 
+def fault_reply() -> pb.ResponseMapper:
+    """An injected failure says that it is one, and which."""
+    return pb.ResponseMapper(
+        filter=pb.AccessLogFilter(response_flag_filter={"flags": ["FI"]}),
+        body_format_override=_text(f"holdfast: fault {FAULT}\n"),
+        headers_to_add=[set_header(names.FAULT, FAULT)],
+    )
+
+
 def _status(code: int) -> pb.AccessLogFilter:
     value = pb.RuntimeUInt32(default_value=code, runtime_key="holdfast.no_such_key")
     return pb.AccessLogFilter(status_code_filter={"comparison": {"op": "EQ", "value": value}})
@@ -158,9 +170,9 @@ def route_config(
     return pb.RouteConfiguration(name=name, virtual_hosts=[virtual])
 
 
-def to_cluster(cluster: str, retry: pb.RetryPolicy | None = None) -> pb.Route:
-    """Everything, without a limit on how long an answer may take: only the application knows that."""
-    action = pb.RouteAction(cluster=cluster, timeout=pb.duration(0))
+def to_cluster(cluster: str, retry: pb.RetryPolicy | None = None, *, seconds: float = 0) -> pb.Route:
+    """Everything. How long an answer may take, only the application knows, unless somebody says so; 0: no limit."""
+    action = pb.RouteAction(cluster=cluster, timeout=pb.duration(seconds))
     if retry is not None:
         action.retry_policy.CopyFrom(retry)
     return pb.Route(match=pb.RouteMatch(prefix="/"), route=action)
@@ -171,11 +183,13 @@ IDEMPOTENT = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicies:
+class Tries:
     """What is tried again, of requests that may be repeated without harm, and of all others."""
 
     idempotent: pb.RetryPolicy
     other: pb.RetryPolicy
+    seconds: float = 0.0
+    """For the whole request, with all tries; 0: without limit."""
 
 
 def idempotent(route: pb.Route) -> pb.Route:

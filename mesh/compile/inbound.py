@@ -15,7 +15,7 @@ what an application says before it was said anything to, as long as it is silent
 from collections.abc import Iterator
 
 from mesh import pb
-from mesh.compile import access, http, names, tls
+from mesh.compile import access, http, limits, names, tls
 from mesh.compile.parts import (
     access_log,
     handshake_fields,
@@ -108,7 +108,7 @@ def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
             stat_prefix=f"inbound_{port.port}_{port.service}",
             route=names.inbound_route(port.service, port.port),
             log=_log(frame, port, http.RULE),
-            filters=http.rbac_filters(),
+            filters=(*http.rbac_filters(), *limits.filters()),
             replies=(http.denial_reply(), http.unreached_reply()),
             grpc=port.protocol == "grpc",
         )
@@ -149,14 +149,15 @@ def _log(frame: Frame, port: Inbound, rule: str) -> pb.AccessLog:
 
 
 def route(port: Inbound) -> pb.RouteConfiguration:
-    """Who may call, and on to the application."""
+    """Who may call and how often, and on to the application."""
     retry = pb.RetryPolicy(retry_on="reset-before-request", num_retries=pb.uint32(1))
     return http.route_config(
         names.inbound_route(port.service, port.port),
         http.to_cluster(names.local_cluster(port.service, port.port), retry),
         rules=access.matcher(port.access),
         # Ours alone: an application that says so would have its callers repeat what it has done.
-        response_headers_to_remove=[names.UNREACHED, names.DENIED_BY],
+        response_headers_to_remove=[names.UNREACHED, names.DENIED_BY, names.LIMITED_BY],
+        typed_per_filter_config=limits.configs(port.limits),
     )
 
 

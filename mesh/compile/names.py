@@ -15,8 +15,13 @@ UNAVAILABLE = "unavailable"
 """A cluster without hosts: where connections go that have nowhere to go."""
 
 DENIED_BY = "x-holdfast-denied-by"
+LIMITED_BY = "x-holdfast-limited-by"
+FAULT = "x-holdfast-fault"
 UNREACHED = "x-holdfast-unreached"
 """Between proxies only: the application behind the answering proxy has not seen the request."""
+
+RULE_KEY = "rule"
+"""In the metadata of a request: which rule of a policy has been at work."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9._/:\[\]-]+\Z")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")

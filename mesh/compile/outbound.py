@@ -4,21 +4,15 @@ A listener stays the same while its upstream's protocol family does: Services co
 assignments, and neither closes a connection.
 """
 
+from collections.abc import Iterator
+
 from mesh import pb
-from mesh.compile import clusters, http, names, routes
+from mesh.compile import clusters, faults, http, names, routes
+from mesh.compile import tries as trying
 from mesh.compile.inbound import TCP_IDLE_SECONDS
 from mesh.compile.parts import access_log, listen_address, log_fields, network_filter, static_cluster
 from mesh.compile.view import Frame, Outbound
 from mesh.model.duration import seconds
-
-RETRY_ON = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
-"""Each of them means: no application has seen the request."""
-
-RETRY_IDEMPOTENT_ON = (*RETRY_ON, "reset")
-"""Also when a host dies between the request and its answer: whether it was seen does not matter for these."""
-
-_RETRIES = 2
-"""Each at a host that was not tried yet: two may be dead at once before anybody says so."""
 
 _TCP_ATTEMPTS = clusters.LOCAL_FAILURES + 1
 """TCP has no memory of hosts that were tried: with one attempt more than failures eject a host, a connection does not
@@ -68,7 +62,12 @@ def _filter(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
     if not is_tcp(upstream):
         return http.manager(
             http.Manager(
-                stat_prefix=stat_prefix, route=name(upstream), log=log, filters=http.calling_filters(), inbound=False
+                stat_prefix=stat_prefix,
+                route=name(upstream),
+                log=log,
+                filters=http.calling_filters(),
+                replies=(http.fault_reply(),),
+                inbound=False,
             )
         )
     proxy = pb.TcpProxy(
@@ -103,34 +102,34 @@ def _log(frame: Frame, upstream: Outbound) -> pb.AccessLog:
 
 def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
     """To its clusters, or the reason why there is none."""
-    if fault:
-        chosen = [http.answer(503, fault)]
-    elif upstream.entries is not None:
-        chosen = list(
-            routes.routes(
-                upstream.entries,
-                lambda target: clusters.name(upstream.identity, target),
-                upstream.hash_keys,
-                _retries(),
-                upstream.port,
-            )
-        )
-    else:
-        here, policies = clusters.name(upstream.identity, upstream.target), _retries()
-        chosen = [
-            http.idempotent(http.to_cluster(here, policies.idempotent)),
-            http.to_cluster(here, policies.other),
-        ]
-        for one in chosen:
-            one.route.hash_policy.extend(routes.hash_policies(upstream.hash_keys((upstream.target,))))
-    return http.route_config(name(upstream), *chosen, response_headers_to_remove=[names.UNREACHED])
-
-
-def _retries() -> http.RetryPolicies:
-    return http.RetryPolicies(
-        idempotent=http.retry_elsewhere(RETRY_IDEMPOTENT_ON, retries=_RETRIES),
-        other=http.retry_elsewhere(RETRY_ON, retries=_RETRIES),
+    chosen = [http.answer(503, fault)] if fault else faults.faulted(_routes(upstream), upstream.handling.faults)
+    return http.route_config(
+        name(upstream),
+        *chosen,
+        response_headers_to_remove=[names.UNREACHED, names.FAULT],
+        # A delay; what is aborted says so itself.
+        response_headers_to_add=[http.set_header(names.FAULT, http.FAULT)] if upstream.handling.faults else [],
     )
+
+
+def _routes(upstream: Outbound) -> Iterator[pb.Route]:
+    tries = trying.tries(upstream.handling)
+    if upstream.entries is not None:
+        yield from routes.routes(
+            upstream.entries,
+            lambda target: clusters.name(upstream.identity, target),
+            upstream.hash_keys,
+            tries,
+            upstream.port,
+        )
+        return
+    here = clusters.name(upstream.identity, upstream.target)
+    for found in (
+        http.idempotent(http.to_cluster(here, tries.idempotent, seconds=tries.seconds)),
+        http.to_cluster(here, tries.other, seconds=tries.seconds),
+    ):
+        found.route.hash_policy.extend(routes.hash_policies(upstream.hash_keys((upstream.target,))))
+        yield found
 
 
 def unavailable_cluster() -> pb.Cluster:

@@ -1,6 +1,7 @@
 """Pieces that most resources are built from: where to listen, where configuration comes from, sockets, access logs."""
 
 import math
+from typing import Literal
 
 from mesh import pb
 from mesh.compile import names
@@ -174,8 +175,22 @@ _HTTP_LOG = {
 _TCP_LOG = {"protocol": "tcp", "details": "%CONNECTION_TERMINATION_DETAILS%"}
 
 
+_SAID = {
+    "gate": {"denied_by": names.DENIED_BY},
+    "inbound": {"denied_by": names.DENIED_BY, "limited_by": names.LIMITED_BY},
+    "outbound": {"denied_by": names.DENIED_BY, "limited_by": names.LIMITED_BY, "fault": names.FAULT},
+}
+"""Fields that are headers of the answer."""
+
+
 def log_fields(
-    *, direction: str, service: str, http: bool, source: str, destination: str, rule: str = ""
+    *,
+    direction: Literal["gate", "inbound", "outbound"],
+    service: str,
+    http: bool,
+    source: str,
+    destination: str,
+    rule: str = "",
 ) -> dict[str, str]:
     """The fields of one kind of line. Values are Envoy's format strings.
 
@@ -190,7 +205,7 @@ def log_fields(
         "destination": destination,
         **({"rule": rule} if rule else {}),
         **({"route": "%ROUTE_NAME%"} if http and direction == "outbound" else {}),
-        **({"denied_by": f"%RESP({names.DENIED_BY}):256%"} if http else {}),
+        **({f: f"%RESP({h}):256%" for f, h in _SAID[direction].items()} if http else {}),
     }
 
 

@@ -73,9 +73,9 @@ class _Projection:
         local = self._local
         definitions = self._sound()
         roots, source = self._roots()
-        callee = Callee(self._world, local, definitions, self._note)
-        inbound = callee.inbound()
         attached = Attached(self._world.objects)
+        callee = Callee(self._world, local, definitions, attached, self._note)
+        inbound = callee.inbound()
         before = self._before.calls if self._before is not None else None
         self._calls = called = calls(self._world, local, definitions, attached, before)
         self._problems.extend(called.problems)

@@ -19,6 +19,11 @@ _PATH = "path"
 _IDENTITY = "connection.uri_san_peer_certificate"
 _ANY = ""  # in a descriptor's entry: a bucket for each value
 
+EACH_CALLER = pb.RateLimitDescriptor.Entry(key=_CALLER, value=_ANY)
+ALWAYS = pb.RuntimeFractionalPercent(
+    default_value=pb.FractionalPercent(numerator=100, denominator=pb.FractionalPercent.HUNDRED)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -33,9 +38,6 @@ def per_caller(stat_prefix: str, *buckets: Bucket, most: int) -> pb.LocalRateLim
 
     The refusal is 429, for gRPC RESOURCE_EXHAUSTED. Who has no certificate is not limited: nobody gets so far.
     """
-    whole = pb.RuntimeFractionalPercent(
-        default_value=pb.FractionalPercent(numerator=100, denominator=pb.FractionalPercent.HUNDRED)
-    )
     return pb.LocalRateLimit(
         stat_prefix=stat_prefix,
         # Envoy insists on a bucket for what no descriptor fits.
@@ -44,8 +46,8 @@ def per_caller(stat_prefix: str, *buckets: Bucket, most: int) -> pb.LocalRateLim
         descriptors=[_descriptor(bucket) for bucket in buckets],
         rate_limits=[_limit(bucket) for bucket in buckets],
         max_dynamic_descriptors=pb.uint32(most),
-        filter_enabled=whole,
-        filter_enforced=whole,
+        filter_enabled=ALWAYS,
+        filter_enforced=ALWAYS,
         rate_limited_as_resource_exhausted=True,
     )
 
@@ -57,7 +59,7 @@ def _tokens(bucket: Bucket) -> pb.TokenBucket:
 
 
 def _descriptor(bucket: Bucket) -> pb.LocalRateLimitDescriptor:
-    entries = [pb.RateLimitDescriptor.Entry(key=_CALLER, value=_ANY)]
+    entries = [EACH_CALLER]
     if bucket.path:
         entries.append(pb.RateLimitDescriptor.Entry(key=_PATH, value=bucket.path))
     return pb.LocalRateLimitDescriptor(entries=entries, token_bucket=_tokens(bucket))
@@ -65,13 +67,15 @@ def _descriptor(bucket: Bucket) -> pb.LocalRateLimitDescriptor:
 
 def _limit(bucket: Bucket) -> pb.RateLimit:
     """What of a request is compared with the descriptor. Without an action's value there is no descriptor, no limit."""
-    actions = [_extension(pb.DescriptorExpression(descriptor_key=_CALLER, text=_IDENTITY))]
+    actions = [by_caller()]
     if bucket.path:
         header = pb.RateLimit.Action.RequestHeaders(header_name=":path", descriptor_key=_PATH)
         actions.append(pb.RateLimit.Action(request_headers=header))
     return pb.RateLimit(actions=actions)
 
 
-def _extension(expression: pb.DescriptorExpression) -> pb.RateLimit.Action:
+def by_caller() -> pb.RateLimit.Action:
+    """The caller's name, from its certificate."""
+    expression = pb.DescriptorExpression(descriptor_key=_CALLER, text=_IDENTITY)
     name = "envoy.rate_limit_descriptors.expr"
     return pb.RateLimit.Action(extension=pb.TypedExtensionConfig(name=name, typed_config=pb.any_of(expression)))

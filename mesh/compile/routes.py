@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 import re2
 
 from mesh import pb
-from mesh.compile import http
+from mesh.compile import http, matching
+from mesh.compile import tries as trying
 from mesh.compile.rules import Entry, Mirror, Target
 from mesh.model.duration import seconds
 from mesh.model.httproute import HttpMatch, HttpRetry
-from mesh.model.routing import Cors, Header, HeaderMatch, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
+from mesh.model.routing import Cors, Header, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
 from mesh.model.trafficpolicy import HashKey
 
 Cluster = Callable[[Target], str]
@@ -38,11 +39,11 @@ _CODES = {
 
 
 def routes(
-    entries: Iterable[Entry], cluster: Cluster, hashes: Hashes, policies: http.RetryPolicies, port: int
+    entries: Iterable[Entry], cluster: Cluster, hashes: Hashes, tries: http.Tries, port: int
 ) -> Iterator[pb.Route]:
     """All routes of one virtual host; at last the answer to what nothing matches. `port`: the Service's."""
     for entry in entries:
-        for route in _of_entry(entry, cluster, policies, port):
+        for route in _of_entry(entry, cluster, tries, port):
             if route.HasField("route"):
                 keys = hashes(share.target for share in entry.shares)
                 route.route.hash_policy.extend(hash_policies(keys))
@@ -50,7 +51,7 @@ def routes(
     yield http.answer(_NO_MATCH, "no rule of the routes for this Service matches")
 
 
-def _of_entry(entry: Entry, cluster: Cluster, policies: http.RetryPolicies, port: int) -> Iterator[pb.Route]:
+def _of_entry(entry: Entry, cluster: Cluster, tries: http.Tries, port: int) -> Iterator[pb.Route]:
     if entry.redirect is not None:
         yield _finished(entry, pb.Route(redirect=_redirect(entry.redirect, entry.match, port)))
         return
@@ -61,12 +62,12 @@ def _of_entry(entry: Entry, cluster: Cluster, policies: http.RetryPolicies, port
         return
     method = "POST" if entry.grpc else entry.match.method
     if method is None or method in _IDEMPOTENT:
-        route = _sent(entry, cluster, policies.idempotent)
+        route = _sent(entry, cluster, tries.idempotent, tries.seconds)
         if method is None:
             http.idempotent(route)
         yield route
     if method is None or method not in _IDEMPOTENT:
-        yield _sent(entry, cluster, policies.other)
+        yield _sent(entry, cluster, tries.other, tries.seconds)
 
 
 def _lost(entry: Entry, total: int) -> pb.Route:
@@ -81,8 +82,10 @@ def _lost(entry: Entry, total: int) -> pb.Route:
     return route
 
 
-def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy) -> pb.Route:
-    action = pb.RouteAction(timeout=pb.duration(seconds(entry.timeouts.request) if entry.timeouts.request else 0))
+def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy, limit: float) -> pb.Route:
+    """What the rule says of times and tries comes before `retry` and `limit`, in seconds."""
+    whole = entry.timeouts.request
+    action = pb.RouteAction(timeout=pb.duration(seconds(whole) if whole else limit))
     plain = len(entry.shares) == 1 and not (entry.shares[0].request or entry.shares[0].response)
     if plain:
         action.cluster = cluster(entry.shares[0].target)
@@ -144,18 +147,14 @@ def _header(header: Header) -> pb.HeaderValue:
 
 def match(wanted: HttpMatch) -> pb.RouteMatch:
     found = _path(wanted)
-    seen: set[str] = set()
     if wanted.method is not None:
-        found.headers.append(pb.HeaderMatcher(name=":method", string_match=pb.StringMatcher(exact=wanted.method)))
-    for header in wanted.headers:
-        if header.name.lower() not in seen:  # of several with one name the first counts
-            seen.add(header.name.lower())
-            found.headers.append(header_matcher(header))
+        found.headers.append(pb.HeaderMatcher(name=":method", string_match=matching.text(wanted.method)))
+    found.headers.extend(matching.headers(wanted.headers))
     params: set[str] = set()
     for param in wanted.query_params:
         if param.name not in params:
             params.add(param.name)
-            value = _string(param.value, regex=param.type == "RegularExpression")
+            value = matching.text(param.value, regex=param.type == "RegularExpression")
             found.query_parameters.append(pb.QueryParameterMatcher(name=param.name, string_match=value))
     return found
 
@@ -168,15 +167,6 @@ def _path(wanted: HttpMatch) -> pb.RouteMatch:
         return pb.RouteMatch(safe_regex=pb.RegexMatcher(regex=value))
     prefix = value.rstrip("/")
     return pb.RouteMatch(path_separated_prefix=prefix) if prefix else pb.RouteMatch(prefix="/")
-
-
-def header_matcher(header: HeaderMatch) -> pb.HeaderMatcher:
-    name = ":authority" if header.name.lower() == "host" else header.name.lower()
-    return pb.HeaderMatcher(name=name, string_match=_string(header.value, regex=header.type == "RegularExpression"))
-
-
-def _string(value: str, *, regex: bool) -> pb.StringMatcher:
-    return pb.StringMatcher(safe_regex=pb.RegexMatcher(regex=value)) if regex else pb.StringMatcher(exact=value)
 
 
 # --- where it goes ---------------------------------------------------------------------------------------------------
@@ -259,9 +249,10 @@ def _mirror(mirror: Mirror, cluster: Cluster) -> pb.RouteAction.RequestMirrorPol
 
 
 def _try_as_told(policy: pb.RetryPolicy, entry: Entry) -> None:
-    """What the rule says of tries comes before the mesh's own."""
-    if entry.timeouts.backend_request and (one := seconds(entry.timeouts.backend_request)):
-        policy.per_try_timeout.CopyFrom(pb.duration(one))
+    if entry.timeouts.backend_request:
+        policy.ClearField("per_try_timeout")
+        if one := seconds(entry.timeouts.backend_request):
+            policy.per_try_timeout.CopyFrom(pb.duration(one))
     if entry.retry is not None:
         _retry(policy, entry.retry)
 
@@ -270,12 +261,9 @@ def _retry(policy: pb.RetryPolicy, wanted: HttpRetry) -> None:
     if wanted.attempts is not None:
         policy.num_retries.value = wanted.attempts
     if wanted.codes:
-        policy.retry_on += ",retriable-status-codes"
-        policy.retriable_status_codes.extend(sorted(set(wanted.codes)))
+        trying.retry_statuses(policy, wanted.codes)
     if wanted.backoff:
-        base = seconds(wanted.backoff)
-        policy.retry_back_off.base_interval.CopyFrom(pb.duration(base))
-        policy.retry_back_off.max_interval.CopyFrom(pb.duration(10 * base))
+        trying.back_off(policy, wanted.backoff)
 
 
 # --- CORS ------------------------------------------------------------------------------------------------------------
@@ -295,5 +283,5 @@ def _cors(wanted: Cors) -> pb.CorsPolicy:
 
 def _origin(origin: str) -> pb.StringMatcher:
     if "*" not in origin:
-        return pb.StringMatcher(exact=origin)
-    return _string(re2.escape(origin).replace(r"\*", "[^/]*"), regex=True)
+        return matching.text(origin)
+    return matching.text(re2.escape(origin).replace(r"\*", "[^/]*"), regex=True)

@@ -12,9 +12,12 @@ from mesh.model import Endpoint, GateSpec, Identity, NodeLocal, Object, Protocol
 from mesh.model.trafficpolicy import (
     CircuitBreaking,
     ClientHealthCheck,
+    Fault,
     HashKey,
     LoadBalancing,
     OutlierDetection,
+    RateLimit,
+    Retries,
     RetryBudget,
     TcpKeepalive,
 )
@@ -46,6 +49,15 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How many requests one port of a Service takes, of a policy."""
+
+    id: str
+    """`<namespace>/<policy>/<limit>`: what a refusal names."""
+    limit: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A Service's port that an application of this host stands behind."""
 
@@ -58,6 +70,8 @@ class Inbound:
     target: int
     local_protocol: Protocol
     access: Access
+    limits: tuple[Limit, ...] = ()
+    limit_sources: frozenset[Ref] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +121,27 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
+class Injection:
+    """A fault for one caller: its `callers` are settled."""
+
+    id: str
+    """`<namespace>/<policy>/<fault>`: what the caller is told."""
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """What policies say of requests to a Service, as one identity calls it."""
+
+    timeout: str = ""
+    """Of the whole request. Empty: no limit."""
+    retries: Retries | None = None
+    """None: as the mesh does it. The budget is not here."""
+    faults: tuple[Injection, ...] = ()
+    sources: frozenset[Ref] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Outbound:
     """A Service's port that an application of this host calls."""
 
@@ -128,6 +163,7 @@ class Outbound:
     """TCP: a policy's word on connections on which nothing moves. It is the listener's to end them."""
     policies: frozenset[Ref] = frozenset()
     """Those that `hashes` and `idle` are from."""
+    handling: Handling = Handling()
 
     def hash_keys(self, targets: Iterable[Target]) -> tuple[HashKey, ...]:
         """Of all these targets together: a request's hash is made before one of them is chosen."""
@@ -155,7 +191,8 @@ class Outbound:
     def sources(self) -> frozenset[Ref]:
         """The objects that its routes were made from."""
         split = (self.split.source,) if self.split else ()
-        return frozenset({self.source, *split, *(entry.source for entry in self.entries or ()), *self.policies})
+        routes = (entry.source for entry in self.entries or ())
+        return frozenset({self.source, *split, *routes, *self.policies, *self.handling.sources})
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,9 +149,10 @@ class Retries(Frozen, frozen=True, kw_only=True):
     attempts: int = 2
     """Tries after the first; 0: none."""
     retry_on: tuple[RetryCondition, ...] = ()
-    """Besides those in which nobody has seen the request. They apply to requests that may be repeated only."""
+    """Besides those in which nobody has seen the request. They apply to requests that may be repeated only; gRPC's own
+    (the last five) to all of its calls."""
     statuses: tuple[int, ...] = ()
-    """Also on these statuses."""
+    """Also on these statuses, for requests that may be repeated."""
     per_try: str = ""
     """One try."""
     backoff: str = ""
@@ -192,7 +193,10 @@ class RequestMatch(Frozen, frozen=True, kw_only=True):
 
 
 class RateLimit(Frozen, frozen=True, kw_only=True):
-    """So many requests in a time; what is over is answered 429. Counted at each instance for itself."""
+    """So many requests in a time; what is over is answered 429. Counted at each instance for itself.
+
+    Those by caller are asked before those of all, and narrower ones before wider ones.
+    """
 
     name: str
     requests: int

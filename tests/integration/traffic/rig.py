@@ -57,6 +57,12 @@ class App:
     grpc: int
     status: int = 200
     delay: float = 0.0
+    drop: bool = False
+    """Hangs up once it has the request."""
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    """What it answers over gRPC."""
+    rpcs: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -71,9 +77,11 @@ class App:
         }
         self.seen.append(said)
         status = self.status
+        if self.drop and request.transport:
+            request.transport.abort()
         if self.delay:
             await asyncio.sleep(self.delay)
-        return web.json_response(said, status=status, headers={"x-app": self.name})
+        return web.json_response(said, status=status, headers={"x-app": self.name, **self.headers})
 
 
 async def _greet(app: App, address: str) -> asyncio.Server:
@@ -89,6 +97,9 @@ async def _greet(app: App, address: str) -> asyncio.Server:
 
 async def _calls(app: App, address: str) -> grpc.aio.Server:
     async def name(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        app.rpcs += 1
+        if app.code is not grpc.StatusCode.OK:
+            await context.abort(app.code, "as told")
         return app.name.encode() + b" " + request
 
     server = grpc.aio.server()
@@ -117,6 +128,8 @@ class Rig:
         self._tcp = [self.background.call(_greet(app, INSTANCES[name])) for name, app in self.apps.items()]
         self._grpc = [self.background.call(_calls(app, INSTANCES[name])) for name, app in self.apps.items()]
         self.caller = Host("caller", folder, self.background)
+        self.more: list[Host] = []
+        """Hosts of a test's own that get the same objects."""
         self.callees = {name: Host(name, folder, self.background) for name in INSTANCES}
         self._base = self._world()
         self.world = self._base
@@ -187,20 +200,21 @@ class Rig:
             assert isinstance(obj, Object), obj
             assert validate.validate(obj) == ()
         self.world = world(*found, base=self._base)  # type: ignore[arg-type]
-        for host in (self.caller, *self.callees.values()):
+        for host in (self.caller, *self.callees.values(), *self.more):
             host.republish(self.world)
 
     def get(
         self, path: str = "/", *, service: str = "api", method: str = "GET",
-        headers: Iterable[tuple[str, str]] = (), host: str = "app", body: bytes = b"",
+        headers: Iterable[tuple[str, str]] = (), host: str = "app", body: bytes = b"", port: int = 0,
     ) -> Reply:  # fmt: skip
-        """One request through the caller's listener for a Service."""
-        return self.background.call(self._get(path, service, method, tuple(headers), host, body))
+        """One request through the caller's listener for a Service, or that on another port."""
+        port = port or self.listen[service]
+        return self.background.call(self._get(path, port, method, tuple(headers), host, body))
 
     async def _get(
-        self, path: str, service: str, method: str, headers: tuple[tuple[str, str], ...], host: str, body: bytes
+        self, path: str, port: int, method: str, headers: tuple[tuple[str, str], ...], host: str, body: bytes
     ) -> Reply:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.listen[service])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             more = "".join(f"{k}: {v}\r\n" for k, v in headers)
             size = f"Content-Length: {len(body)}\r\n" if body else ""
@@ -213,7 +227,7 @@ class Rig:
         return _reply(raw)
 
     def close(self) -> None:
-        for host in (self.caller, *self.callees.values()):
+        for host in (self.caller, *self.callees.values(), *self.more):
             host.close()
         for runner in self._runners:
             self.background.call(runner.cleanup())

@@ -1,0 +1,40 @@
+"""What requests look like, as Envoy's matchers of headers: methods and paths are headers, too."""
+
+from collections.abc import Iterable, Iterator
+
+import re2
+
+from mesh import pb
+from mesh.model.routing import HeaderMatch
+from mesh.model.trafficpolicy import RequestMatch
+
+
+def text(value: str, *, regex: bool = False) -> pb.StringMatcher:
+    """Exactly this, or an expression for the whole."""
+    return pb.StringMatcher(safe_regex=pb.RegexMatcher(regex=value)) if regex else pb.StringMatcher(exact=value)
+
+
+def headers(wanted: Iterable[HeaderMatch]) -> Iterator[pb.HeaderMatcher]:
+    """Of several with one name the first counts."""
+    seen: set[str] = set()
+    for header in wanted:
+        name = header.name.lower()
+        if name not in seen:
+            seen.add(name)
+            value = text(header.value, regex=header.type == "RegularExpression")
+            yield pb.HeaderMatcher(name=":authority" if name == "host" else name, string_match=value)
+
+
+def request(wanted: RequestMatch) -> list[pb.HeaderMatcher]:
+    """All of a policy's match; an empty list is every request."""
+    found = []
+    if prefix := wanted.path_prefix.rstrip("/"):
+        # Whole elements, and the query is a part of this header.
+        found.append(_header(":path", f"{re2.escape(prefix)}(?:[/?].*)?"))
+    if wanted.methods:
+        found.append(_header(":method", "|".join(wanted.methods)))
+    return [*found, *headers(wanted.headers)]
+
+
+def _header(name: str, regex: str) -> pb.HeaderMatcher:
+    return pb.HeaderMatcher(name=name, string_match=text(regex, regex=True))
