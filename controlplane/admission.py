@@ -59,6 +59,8 @@ class Intent:
 
     objects: tuple[Object, ...]
     removals: tuple[Removal, ...]
+    raw: Mapping[Ref, bytes] = field(default_factory=dict)
+    """Objects that are written just so, with the metadata that they have: those that are put back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,40 @@ def _check_removals(removals: Sequence[Removal], objects: set[Ref]) -> Iterable[
         seen.add(removal.ref)
 
 
+def undo(changes: Iterable[Change], revision: Revision) -> Intent:
+    """Back to what these objects were before this revision changed them, for as long as nobody else did.
+
+    What was there before must be readable (see `cannot_undo`).
+    """
+    objects: list[Object] = []
+    removals: list[Removal] = []
+    raw: dict[Ref, bytes] = {}
+    for change in changes:
+        ref = change.ref
+        version = str(revision if change.after is not None else 0)
+        if change.before is None:
+            removals.append(Removal(kind=ref.kind, name=ref.name, namespace=ref.namespace, resource_version=version))
+        else:
+            before = codec.decode(ref.kind, change.before)
+            meta = msgspec.structs.replace(before.metadata, resource_version=version)
+            objects.append(msgspec.structs.replace(before, metadata=meta))
+            raw[ref] = change.before
+    return Intent(tuple(objects), tuple(removals), raw)
+
+
+def cannot_undo(changes: Iterable[Change]) -> tuple[Violation, ...]:
+    """Objects that could not be put back."""
+    faults: list[Violation] = []
+    for change in changes:
+        try:
+            if change.before is not None:
+                codec.decode(change.ref.kind, change.before)
+        except codec.Undecodable as exc:
+            reason = f"what it is now cannot be read, so it could not be put back: {exc}"
+            faults.append(Violation(object=str(change.ref)[:160], path="", reason=reason))
+    return tuple(faults)
+
+
 def needs(intent: Intent) -> frozenset[Ref]:
     """Objects that the plan must see: those to change, their namespaces, and the mesh's configuration."""
     refs = {obj.ref for obj in intent.objects} | {removal.ref for removal in intent.removals}
@@ -197,7 +233,7 @@ def plan(
         return Invalid(tuple(faults))
     draft = _Draft(state)
     for obj in intent.objects:
-        draft.put(obj, mark.moment, new_uid)
+        draft.put(obj, mark.moment, new_uid, intent.raw.get(obj.ref))
     for removal in intent.removals:
         draft.delete(removal.ref)
     if not draft.ops:
@@ -259,7 +295,7 @@ class _Draft:
         self.changes: list[Change] = []
         self.standing = Revision(0)
 
-    def put(self, obj: Object, now: float, new_uid: Callable[[], str]) -> None:
+    def put(self, obj: Object, now: float, new_uid: Callable[[], str], exact: bytes | None) -> None:
         held = self._state.current.get(obj.ref)
         before = held.object.metadata if held else None
         changed = held is None or _spec(held.object) != _spec(obj)
@@ -271,7 +307,7 @@ class _Draft:
             creation_timestamp=before.creation_timestamp if before else _stamp(now),
         )
         wanted = msgspec.structs.replace(obj, metadata=meta)
-        raw = codec.encode(wanted)
+        raw = exact or codec.encode(wanted)
         if held and codec.encode(held.object) == raw:
             if for_proxies(obj.ref):
                 self.standing = Revision(max(self.standing, held.revision))

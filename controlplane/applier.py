@@ -10,6 +10,7 @@ from controlplane.admission import (
     Intent,
     Invalid,
     Limits,
+    Plan,
     Removal,
     Result,
     State,
@@ -18,6 +19,7 @@ from controlplane.admission import (
     needs,
     plan,
     read,
+    undo,
 )
 from controlplane.history import Change, Mark, Source, name_of
 from controlplane.view import Held
@@ -63,26 +65,52 @@ class Applier:
 
         """
         intent = read(documents, removals)
-        if isinstance(intent, Invalid):
-            return intent
+        return intent if isinstance(intent, Invalid) else await self._apply(intent, author, source, dry_run=dry_run)
+
+    async def _apply(
+        self, intent: Intent, author: str, source: Source, *, dry_run: bool = False
+    ) -> Applied | Invalid | Conflicts:
         for _ in range(ATTEMPTS):
-            state = await self._state(intent)
-            now = self._wall()
-            mark = Mark(name_of(now, uuid.uuid4().hex[:8]), author, now, source, state.epoch)
-            outcome = plan(intent, state, mark=mark, new_uid=lambda: str(uuid.uuid4()), limits=self._limits)
-            if isinstance(outcome, Invalid | Conflicts):
-                return outcome
-            if dry_run or outcome.transaction is None:
-                newest = await self._store.revision()
-                return Applied(newest, outcome.results, wait_for=outcome.standing, changes=outcome.changes)
-            try:
-                revision = await self._store.txn(outcome.transaction.compares, outcome.transaction.ops)
-            except Conflict:
-                continue
-            concerned = any(for_proxies(change.ref) for change in outcome.changes)
-            wait_for = revision if concerned else outcome.standing
-            return Applied(revision, outcome.results, outcome.entry, wait_for, outcome.changes)
+            found = await self.prepare(intent, author=author, source=source)
+            if not isinstance(found, Plan):
+                return found
+            if dry_run:
+                return await self._unwritten(found)
+            if (done := await self.commit(found)) is not None:
+                return done
         raise Conflict("these objects are being changed by others; try again")
+
+    async def prepare(self, intent: Intent, *, author: str, source: Source) -> Plan | Invalid | Conflicts:
+        """What would be written now."""
+        state = await self._state(intent)
+        now = self._wall()
+        mark = Mark(name_of(now, uuid.uuid4().hex[:8]), author, now, source, state.epoch)
+        return plan(intent, state, mark=mark, new_uid=lambda: str(uuid.uuid4()), limits=self._limits)
+
+    async def commit(self, prepared: Plan) -> Applied | None:
+        """Write it, if everything is still as it was when it was prepared; None: it is not."""
+        if prepared.transaction is None:
+            return await self._unwritten(prepared)
+        try:
+            revision = await self._store.txn(prepared.transaction.compares, prepared.transaction.ops)
+        except Conflict:
+            return None
+        concerned = any(for_proxies(change.ref) for change in prepared.changes)
+        wait_for = revision if concerned else prepared.standing
+        return Applied(revision, prepared.results, prepared.entry, wait_for, prepared.changes)
+
+    async def _unwritten(self, prepared: Plan) -> Applied:
+        newest = await self._store.revision()
+        return Applied(newest, prepared.results, wait_for=prepared.standing, changes=prepared.changes)
+
+    async def put_back(self, done: Applied, *, author: str) -> Applied | Invalid | Conflicts:
+        """Make the objects what they were before this was written, if nobody has changed them since.
+
+        Raises:
+            Conflict: others change the same objects faster than this can.
+
+        """
+        return await self._apply(undo(done.changes, done.revision), author, "revert")
 
     async def _state(self, intent: Intent) -> State:
         current: dict[Ref, Held[Object]] = {}

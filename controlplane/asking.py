@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 64
 """Agents of one replica that work on a question at the same time."""
+OFFLINE = "offline"
 LAST_WORD_SECONDS = 10.0
 """For the way of another replica's answer."""
 
@@ -100,7 +101,7 @@ class Asking:
             mine = group.create_task(self.here(question))
         _merge(told, mine.result())
         missing = {
-            node: silent.get(node, "offline")
+            node: silent.get(node, OFFLINE)
             for node in self._nodes()
             if node not in told and question.node in {"", node}
         }

@@ -98,6 +98,7 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("DELETE", "/v1/objects/{plural}/{namespace}/{name}"): _WRITE,
     ("POST", "/v1/apply"): _WRITE,
     ("GET", "/v1/watch/{plural}"): _READ,
+    ("POST", "/v1/apply/checked"): _WRITE,
     ("POST", "/v1/plan"): _READ,
     ("POST", "/v1/ask"): _REPLICA,
     ("POST", "/v1/wait"): _READ,

@@ -17,7 +17,8 @@ from mesh.model import Frozen, Ref
 from mesh.store.protocol import Item, Put
 
 Action = Literal["created", "configured", "unchanged", "deleted"]
-Source = Literal["apply", "put", "delete"]
+Source = Literal["apply", "put", "delete", "revert"]
+"""revert: what a proxy refused was put back to what it was."""
 
 MAX_ENTRIES = 1000
 MAX_AGE_SECONDS = 30 * 86400.0

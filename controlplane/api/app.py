@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from controlplane.api import agents, health, history, objects, operators, plans, revisions, watching
+from controlplane.api import agents, checked, health, history, objects, operators, plans, revisions, watching
 from controlplane.api.context import CONTEXT, Context
 from controlplane.api.guard import Handler, guard
 
@@ -21,6 +21,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/v1/objects/{plural}/{namespace}/{name}", objects.delete),
     ("POST", "/v1/apply", objects.apply),
     ("GET", "/v1/watch/{plural}", watching.watch),
+    ("POST", "/v1/apply/checked", checked.apply),
     ("POST", "/v1/plan", plans.plan),
     ("POST", "/v1/ask", plans.ask),
     ("POST", "/v1/wait", revisions.wait),

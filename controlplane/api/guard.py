@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-UNTIMED = frozenset({"/v1/uplink", "/v1/watch/{plural}", "/v1/backup", "/v1/plan", "/v1/ask"})
+UNTIMED = frozenset({"/v1/uplink", "/v1/watch/{plural}", "/v1/backup", "/v1/plan", "/v1/ask", "/v1/apply/checked"})
 """Streams, and questions to all agents; they bound their own steps."""
 UNAUDITED = frozenset({"/healthz", "/readyz", "/metrics", "/v1/roots"})
 _NO_ROUTE = "(none)"

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from controlplane import registry
@@ -10,6 +9,7 @@ from controlplane.admission import Conflicts, Invalid, Removal, for_proxies
 from controlplane.api.answers import ApiError, answer, strict, tree
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.applier import Applied
+from controlplane.checked import written
 from controlplane.history import Source
 from controlplane.progress import Question, programmed
 from mesh import codec, keys
@@ -184,11 +184,11 @@ async def delete(request: web.Request) -> web.Response:
     done = await _apply(request, ApplyRequest(delete=(removal,)), "delete")
     if done.results[0].action != "deleted":
         raise ApiError(404, f"there is no {ref}")
-    return answer(_body(done))
+    return answer(written(done))
 
 
 async def apply(request: web.Request) -> web.Response:
-    return answer(_body(await _apply(request, await strict(request, ApplyRequest), "apply")))
+    return answer(written(await _apply(request, await strict(request, ApplyRequest), "apply")))
 
 
 async def _apply(request: web.Request, wanted: ApplyRequest, source: Source) -> Applied:
@@ -220,12 +220,3 @@ def refusal(request: web.Request, outcome: Invalid | Conflicts) -> ApiError:
             more = {"conflicts": list(objects)}
             error = f"somebody else changed {', '.join(objects[:5])} meanwhile"
             return ApiError(409, error, "get it again, make your change on that, and repeat", more=more)
-
-
-def _body(done: Applied) -> dict[str, object]:
-    return {
-        "revision": done.revision,
-        "waitFor": done.wait_for,
-        "entry": done.entry,
-        "results": [msgspec.to_builtins(result) for result in done.results],
-    }

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-", help="What to apply.")
 @click.option("--dry-run", is_flag=True, help="Check and compare, but write nothing.")
+@click.option(
+    "--all-or-nothing", is_flag=True, help="Every Envoy judges it first; what one refuses afterwards is put back."
+)
 @waits
 @output("table", "json", "yaml")
 @connected
-def apply(files: tuple[str, ...], dry_run: bool, patience: Patience, form: str, flags: Flags) -> None:
+def apply(
+    files: tuple[str, ...], dry_run: bool, all_or_nothing: bool, patience: Patience, form: str, flags: Flags
+) -> None:
     r"""Write all objects of FILE, DIR or stdin (-) in one transaction: all of them, or nothing.
 
     An object that carries metadata.resourceVersion is written only if nobody changed it since.
@@ -27,21 +32,31 @@ def apply(files: tuple[str, ...], dry_run: bool, patience: Patience, form: str, 
     With --wait it returns when all of it is in force at every live proxy, and names those that lack it otherwise;
     exit code 3 then. Hosts that are offline are named, and waited for with --require-all only.
 
+    With --all-or-nothing every connected agent first has an Envoy judge the changed configuration: if one refuses it,
+    or cannot be asked, nothing is written. Then it waits as --wait does; if a proxy refuses an object after all, the
+    objects are put back to what they were, in one transaction, and the exit code is 3.
+
     \b
     Examples:
       holdfast apply -f shop.yaml
       holdfast apply -f deploy/ --dry-run
       holdfast apply -f deploy/ --wait --timeout 2m
+      holdfast apply -f deploy/ --all-or-nothing
       holdfast get svc api -n shop -o yaml | sed s/http/http2/ | holdfast apply -f -
     """
     from controlplane.cli.client import Api
     from controlplane.cli.files import read
     from controlplane.cli.output import emit, say, table, talk
 
-    if dry_run and patience.wait:
-        raise click.UsageError("--wait does not go with --dry-run: nothing is written")
+    if dry_run and (patience.wait or all_or_nothing):
+        raise click.UsageError("--dry-run writes nothing: there is nothing to wait for; `holdfast plan` tells more")
     sources = read(files)
     to = connection(flags)
+    if all_or_nothing:
+        from controlplane.cli.checked import apply_checked
+
+        apply_checked(to, sources, patience, form)
+        return
     body = {"objects": objects_of(sources), "delete": [], "dryRun": dry_run}
 
     async def work(api: Api) -> Any:

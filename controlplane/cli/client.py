@@ -75,17 +75,21 @@ class Api:
             if line.strip():
                 yield _decode(line)
 
+    async def posted(self, path: str, body: object, *, silence: float | None = None) -> AsyncIterator[Any]:
+        """The stream of JSON documents with which a call is answered. It is made once."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=silence)
+        async with self._request("POST", path, body=body, timeout=timeout, repeatable=False) as answer:
+            async for line in _lines_of(answer):
+                yield _decode(line)
+
     async def raw_lines(
         self, path: str, params: Params | None = None, *, silence: float | None = None
     ) -> AsyncIterator[bytes]:
         """As lines, undecoded. After `silence` seconds without a byte it is broken."""
         timeout = aiohttp.ClientTimeout(total=None, connect=5, sock_read=silence)
         async with self._request("GET", path, params=params, timeout=timeout, repeatable=True) as answer:
-            try:
-                async for line in answer.content:
-                    yield line
-            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-                raise CliError(f"the stream broke: {reason(exc)}", code=Exit.UNREACHABLE) from exc
+            async for line in _lines_of(answer):
+                yield line
 
     @asynccontextmanager
     async def _request(
@@ -131,6 +135,14 @@ class Api:
                 yield answer
             return
         raise unreachable(self._connection, failures)
+
+
+async def _lines_of(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for line in answer.content:
+            yield line
+    except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+        raise CliError(f"the stream broke: {reason(exc)}", code=Exit.UNREACHABLE) from exc
 
 
 def tls_context(ca: str) -> ssl.SSLContext:

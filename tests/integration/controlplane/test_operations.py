@@ -1,6 +1,7 @@
 """What operators ask of a whole mesh: real etcd, two control-plane processes, agents with real Envoys."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import time
@@ -16,11 +17,14 @@ from click.testing import CliRunner, Result
 
 from controlplane.cli.main import main
 from controlplane.demo.etcd_cluster import EtcdCluster
+from mesh import compile as mesh_compile
 from mesh import pb
+from mesh.compile import Compiler, NodeView, Snapshot
 from mesh.model import ServiceRef
 from tests.fakes.tcp import listening
 from tests.integration.agent.hosts import Host, free_port
 from tests.integration.controlplane.fleet import Fleet
+from tests.integration.envoy.rig import listener
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, service
 
@@ -64,6 +68,22 @@ class Shop:
 
     async def apply(self, *documents: object, more: tuple[str, ...] = ()) -> Result:
         return await self.cli("apply", "-f", self.file(*documents), *more)
+
+
+class FaultyCompiler(Compiler):
+    """Makes, of an object called `poison`, what no Envoy takes: always, or only once it is really in the world."""
+
+    from_revision = 0
+
+    def compile(self, view: NodeView) -> Snapshot:
+        made = super().compile(view)
+        guilty = [ref for ref in view.objects or {} if ref.name == "poison"]
+        if not guilty or view.revision < self.from_revision:
+            return made
+        bad = listener("poison", free_port(), regex="(", source=guilty[0])
+        listeners = {**made.resources[pb.LISTENER], bad.name: bad}
+        digest = hashlib.sha256(made.digest + b"poison").digest()
+        return Snapshot(made.revision, digest, {**made.resources, pb.LISTENER: listeners}, made.problems)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,3 +203,41 @@ def test_a_plan_tells_what_comes_of_the_apply(tmp_path):
         assert again["proxies"] == []
 
     run(tmp_path, scenario)
+
+
+def test_what_an_envoy_refuses_is_not_written_or_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(mesh_compile, "Compiler", FaultyCompiler)
+
+    async def scenario(shop: Shop) -> None:
+        revision = await shop.hosts["vm1"].cp.store.revision()
+        good = await shop.apply(policy("good"), more=("--all-or-nothing",))
+        assert good.exit_code == 0, good.output
+        assert "in force at 2 of 2 live proxies" in good.stderr
+        # Refused by the Envoys that judge it: nothing is written.
+        refused = await shop.apply(policy("poison"), policy("fine"), more=("--all-or-nothing",))
+        assert refused.exit_code == 5, refused.output
+        for node in ("vm1", "vm2"):
+            assert f"{node}: AuthorizationPolicy shop/poison:" in refused.stderr
+        assert "missing )" in refused.stderr, "Envoy's own words"
+        assert "shop/fine" not in refused.stderr
+        _, found = await shop.fleet.call("cp1", "GET", "/v1/objects/authorizationpolicies")
+        assert [item["metadata"]["name"] for item in found["items"]] == ["good"]
+        # Refused by the running ones only: put back.
+        FaultyCompiler.from_revision = 1 + await shop.hosts["vm1"].cp.store.revision()
+        back = await shop.apply(policy("poison"), policy("good", rules=[]), more=("--all-or-nothing",))
+        assert back.exit_code == 3, back.output
+        assert "the objects are again what they were" in back.stderr
+        assert "AuthorizationPolicy shop/poison is refused" in back.stderr
+        _, found = await shop.fleet.call("cp1", "GET", "/v1/objects/authorizationpolicies")
+        assert [(item["metadata"]["name"], len(item["spec"]["rules"])) for item in found["items"]] == [("good", 1)]
+        listed = msgspec.json.decode((await shop.cli("history", "-o", "json")).stdout)["items"]
+        assert [entry["source"] for entry in listed[:3]] == ["revert", "apply", "apply"]
+        assert listed[-1]["revision"] <= revision
+        for host in shop.hosts.values():
+            await aeventually(lambda host=host: host.agent.runtime.state.applied >= listed[0]["revision"], timeout=20)
+            assert host.agent.pipeline.rejected() == ()
+
+    try:
+        run(tmp_path, scenario)
+    finally:
+        FaultyCompiler.from_revision = 0
