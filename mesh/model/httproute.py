@@ -57,8 +57,8 @@ _FILTERS = {
     "ExternalAuth": "external_auth",
 }
 
-_OF_BACKENDS = frozenset({"RequestHeaderModifier", "ResponseHeaderModifier"})
-"""Filters that Envoy has for one of several backends."""
+_OF_RULES = frozenset({"RequestMirror", "RequestRedirect", "URLRewrite", "CORS"})
+"""Filters that Envoy does not have for one of several backends."""
 
 
 class PathMatch(Frozen, frozen=True, kw_only=True):
@@ -204,6 +204,9 @@ def _match_faults(where: str, match: HttpMatch) -> Iterator[Violation]:
             yield Violation(path=f"{here}.value", reason=f"{shown(param.value)} is not 1 to 1024 printable characters")
         elif param.type == "RegularExpression":
             yield from at(f"{here}.value", regex_fault(param.value))
+    if match.method == "CONNECT":
+        # It has no path, so not even a rule for everything would match it.
+        yield Violation(path=f"{where}.method", reason="CONNECT cannot be honoured: proxies open no tunnels")
 
 
 def header_match_faults(where: str, header: HeaderMatch) -> Iterator[Violation]:
@@ -271,7 +274,7 @@ def _backend_faults(where: str, backend: HttpBackendRef) -> Iterator[Violation]:
     yield from backend_faults(where, backend)
     yield from filters_faults(f"{where}.filters", backend.filters, _FILTERS)
     for index, item in enumerate(backend.filters):
-        if item.type not in _OF_BACKENDS:
+        if item.type in _OF_RULES:
             reason = f"{item.type} cannot be honoured for one of several backends: put it into the rule's filters"
             yield Violation(path=f"{where}.filters[{index}].type", reason=reason)
         else:

@@ -196,6 +196,12 @@ spec:
             "spec.rules[0].backendRefs[0].filters[0].type",
             "put it into the rule's filters",
         ),
+        (
+            "[{backendRefs: [{name: a, port: 1, filters: [{type: ExtensionRef, extensionRef: {}}]}]}]",
+            "spec.rules[0].backendRefs[0].filters[0].type",
+            "ExtensionRef cannot be honoured",
+        ),
+        ("[{matches: [{method: CONNECT}]}]", "spec.rules[0].matches[0].method", "cannot be honoured"),
         ("[{timeouts: {request: 1s, backendRequest: 2s}}]", "spec.rules[0].timeouts.backendRequest", "longer"),
         ("[{timeouts: {request: '10'}}]", "spec.rules[0].timeouts.request", "not a duration"),
         ("[{retry: {attempts: 1000}}]", "spec.rules[0].retry.attempts", "not within"),
