@@ -67,6 +67,7 @@ class Host:
             mtls_port=settings.mtls_port,
             gate=settings.gate,
             access_log=settings.access_log,
+            locality=settings.locality,
         )
 
     def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:
@@ -76,7 +77,10 @@ class Host:
 
     def _instance(self, definition: ServiceDefinition, monitor: Monitor) -> Instance:
         settings = self._settings
-        return definition.instance_on(settings.node, settings.address, monitor.health(definition), settings.mtls_port)
+        health = monitor.health(definition)
+        return definition.instance_on(
+            settings.node, settings.address, health, settings.mtls_port, locality=settings.locality
+        )
 
     def statuses(
         self, monitor: Monitor, keeper: Keeper, refused: "dict[str, str]", *, registered: bool

@@ -48,6 +48,8 @@ class Settings(Frozen, frozen=True, kw_only=True):
     """`<address>:<port>` of store gates; empty: those told at the join."""
     token_file: str = ""
     """A join token. `run` joins with it by itself while the host has no identity."""
+    locality: str = ""
+    """Where the host is: `region[/zone[/subzone]]`. What calls from here may prefer what is near (TrafficPolicy)."""
     mtls_port: int = MTLS_PORT
     scrape: str = "127.0.0.1:15020"
     """Where Prometheus reads the agent's and Envoy's metrics; empty: nowhere."""
@@ -98,13 +100,15 @@ def load(path: Path) -> Settings:
 
 def check(settings: Settings) -> tuple[Violation, ...]:
     """What the types do not say."""
-    from mesh.model.checks import label_fault
+    from mesh.model.checks import label_fault, locality_fault
 
     faults: list[tuple[str, str]] = []
     if reason := label_fault(settings.node):
         faults.append(("node", reason))
     if reason := _host_fault(settings.address):
         faults.append(("address", reason))
+    if settings.locality and (reason := locality_fault(settings.locality)):
+        faults.append(("locality", reason))
     faults += [
         (f"controlplanes[{index}]", f"{url!r} is not of the form https://<address>:<port>")
         for index, url in enumerate(settings.controlplanes)

@@ -114,7 +114,7 @@ def takes(service: Service, instance: Instance) -> str | None:
 
 
 def endpoint(service: Service, instance: Instance, locality: str, health: Health) -> Endpoint:
-    """The instance as this Service sees it."""
+    """The instance as this Service sees it. `locality`: its node's, if an operator says so."""
     return Endpoint(
         metadata=Metadata(
             name=instance.metadata.name, namespace=service.metadata.namespace, labels=instance.metadata.labels
@@ -127,7 +127,7 @@ def endpoint(service: Service, instance: Instance, locality: str, health: Health
             service_account=instance.spec.service_account,
             ports=_ports(service, instance),
             health=health,
-            locality=locality,
+            locality=locality or instance.spec.locality,
         ),
     )
 

@@ -155,6 +155,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("NODE", _field("node"), wide=True),
         Column("ACCOUNT", _field("serviceAccount"), wide=True),
         Column("PORTS", _ports, wide=True),
+        Column("LOCALITY", _field("locality"), wide=True),
     ),
     "TrustBundle": (
         Column("SEQUENCE", _field("sequence")),

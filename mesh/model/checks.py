@@ -22,6 +22,7 @@ MAX_INSTANCE_NAME = 2 * MAX_LABEL + 1
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?\Z")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
+_LOCALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){0,2}\Z")
 
 
 def shown(value: object) -> str:
@@ -84,6 +85,11 @@ def ip_of(text: str) -> IPv4Address | IPv6Address | None:
 
 def number_fault(value: float, low: float, high: float) -> str:
     return "" if low <= value <= high else f"{shown(value)} is not within {low:g} to {high:g}"
+
+
+def locality_fault(text: str) -> str:
+    """Is it `region`, `region/zone` or `region/zone/subzone`?"""
+    return "" if _LOCALITY.match(text) else f"{shown(text)} is not <region>[/<zone>[/<subzone>]]"
 
 
 def account_fault(text: str) -> str:

@@ -5,7 +5,16 @@ from typing import Literal
 
 from mesh import spiffe
 from mesh.model.base import Frozen, Object, Ref, Violation
-from mesh.model.checks import account_fault, address_fault, at, label_fault, number_fault, repeated, shown
+from mesh.model.checks import (
+    account_fault,
+    address_fault,
+    at,
+    label_fault,
+    locality_fault,
+    number_fault,
+    repeated,
+    shown,
+)
 
 CLUSTER_SINGLETON = "default"
 """The name of the one MeshConfig."""
@@ -28,6 +37,7 @@ class NodeSpec(Frozen, frozen=True, kw_only=True):
     """Service accounts that the node may run, as `<namespace>/<service-account>`."""
     roles: tuple[Literal["agent", "gate"], ...] = ("agent",)
     locality: str = ""
+    """`region[/zone[/subzone]]`, where callers see the host; empty: where the host says that it is."""
     evicted: bool = False
 
 
@@ -40,6 +50,8 @@ class Node(Object, frozen=True, kw_only=True):
         del existing
         if self.spec.address:
             yield from at("spec.address", address_fault(self.spec.address))
+        if self.spec.locality:
+            yield from at("spec.locality", locality_fault(self.spec.locality))
         for index, identity in enumerate(self.spec.identities):
             yield from at(f"spec.identities[{index}]", account_fault(identity))
         yield from repeated("spec.identities", "", self.spec.identities)

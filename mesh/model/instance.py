@@ -4,7 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from mesh.model.base import Frozen, Object, Ref, ServiceRef, Violation
-from mesh.model.checks import MAX_INSTANCE_NAME, address_fault, at, label_fault, number_fault, port_fault, repeated
+from mesh.model.checks import (
+    MAX_INSTANCE_NAME,
+    address_fault,
+    at,
+    label_fault,
+    locality_fault,
+    number_fault,
+    port_fault,
+    repeated,
+)
 from mesh.model.service import Protocol, Service
 
 Health = Literal["healthy", "unhealthy", "draining", "lost"]
@@ -31,6 +40,8 @@ class InstanceSpec(Frozen, frozen=True, kw_only=True):
     mtls_port: int = MTLS_PORT
     ports: tuple[InstancePort, ...] = ()
     health: Health = "unhealthy"
+    locality: str = ""
+    """`region[/zone[/subzone]]`, in the host's own word; its Node's comes first."""
 
 
 class Instance(Object, frozen=True, kw_only=True):
@@ -51,6 +62,8 @@ class Instance(Object, frozen=True, kw_only=True):
         yield from at("spec.serviceAccount", label_fault(spec.service_account))
         yield from at("spec.address", address_fault(spec.address))
         yield from at("spec.mtlsPort", port_fault(spec.mtls_port))
+        if spec.locality:
+            yield from at("spec.locality", locality_fault(spec.locality))
         for index, port in enumerate(spec.ports):
             yield from at(f"spec.ports[{index}].port", port_fault(port.port))
             if port.name:
@@ -96,6 +109,8 @@ class Endpoint(Object, frozen=True, kw_only=True):
         yield from at("spec.address", address_fault(spec.address))
         yield from at("spec.port", port_fault(spec.port))
         yield from at("spec.weight", number_fault(spec.weight, 1, 1_000_000))
+        if spec.locality:
+            yield from at("spec.locality", locality_fault(spec.locality))
         for index, port in enumerate(spec.ports):
             yield from at(f"spec.ports[{index}]", port_fault(port))
 

@@ -121,7 +121,9 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
     def wants(self) -> tuple[ServiceRef, ...]:
         return tuple(ServiceRef(u.namespace or self.namespace, u.service) for u in self.upstreams)
 
-    def instance_on(self, node: str, address: str, health: "str" = "unhealthy", mtls_port: int = MTLS_PORT) -> Instance:
+    def instance_on(
+        self, node: str, address: str, health: str = "unhealthy", mtls_port: int = MTLS_PORT, locality: str = ""
+    ) -> Instance:
         """The record to register for this definition on this node."""
         return Instance(
             metadata=Metadata(
@@ -135,6 +137,7 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
                 mtls_port=mtls_port,
                 ports=tuple(InstancePort(port=p.port, name=p.name, protocol=p.protocol) for p in self.ports),
                 health=health,  # type: ignore[arg-type]
+                locality=locality,
             ),
         )
 

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from mesh.model.base import Frozen, Object, Ref, Violation
-from mesh.model.checks import at, label_fault, labels_faults, number_fault, port_fault, principal_fault, repeated, shown
+from mesh.model.checks import (
+    at,
+    label_fault,
+    labels_faults,
+    locality_fault,
+    number_fault,
+    port_fault,
+    principal_fault,
+    repeated,
+    shown,
+)
 from mesh.model.duration import duration_fault, seconds
 from mesh.model.httproute import header_match_faults, path_fault
 from mesh.model.routing import HeaderMatch, header_name_fault, too_many
@@ -18,7 +28,6 @@ from mesh.model.routing import HeaderMatch, header_name_fault, too_many
 MAX_COUNT = 10_000_000
 MAX_SUBSETS = MAX_LIMITS = MAX_FAULTS = 16
 
-_LOCALITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){0,2}\Z")
 _COOKIE_PATH = re.compile(r"/[!-~]{0,255}\Z")
 
 
@@ -330,11 +339,6 @@ def _hash_faults(where: str, key: HashKey) -> Iterator[Violation]:
             yield from at(f"{where}.cookie.ttl", duration_fault(key.cookie.ttl, 0, 366 * 86400))
         if not _COOKIE_PATH.match(key.cookie.path):
             yield Violation(path=f"{where}.cookie.path", reason=f"{shown(key.cookie.path)} is not a path")
-
-
-def locality_fault(text: str) -> str:
-    """Is it `region`, `region/zone` or `region/zone/subzone`?"""
-    return "" if _LOCALITY.match(text) else f"{shown(text)} is not <region>[/<zone>[/<subzone>]]"
 
 
 def _locality_faults(where: str, locality: Locality) -> Iterator[Violation]:

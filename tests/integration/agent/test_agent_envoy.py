@@ -15,7 +15,7 @@ import pytest
 from agent import events as ev
 from ca.signer.memory import MemorySigner
 from mesh import codec, keys
-from mesh.model import TrustBundle
+from mesh.model import Endpoint, TrustBundle
 from mesh.store.errors import Unavailable
 from mesh.store.protocol import Put, Store
 from tests.fakes.tcp import listening
@@ -95,7 +95,7 @@ def _as_store(fake: Any) -> Store:
 @asynccontextmanager
 async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     async with mesh(tmp_path / "cp") as cp, listening(echo) as port:
-        host = Host(tmp_path / "h", cp, "vm1")
+        host = Host(tmp_path / "h", cp, "vm1", locality="eu/a")
         upstream = free_port()
         host.define(
             "api",
@@ -133,6 +133,10 @@ def test_a_host_joins_serves_and_tells_of_itself(tmp_path):
                 "spiffe://mesh.test/node/vm1",
                 "spiffe://mesh.test/ns/shop/sa/api",
             }
+            (item,) = (await shop.cp.store.list(keys.ENDPOINTS)).items
+            endpoint = codec.decode("Endpoint", item.value)
+            assert isinstance(endpoint, Endpoint)
+            assert endpoint.spec.locality == "eu/a"
             page = await shop.host.telling.pages()["/metrics"]()
             assert 'holdfast_agent_phase{phase="serving"} 1' in page
             assert "envoy_server_live" in page, "one page for both"

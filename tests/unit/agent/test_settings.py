@@ -7,6 +7,7 @@ node: vm1
 address: 10.0.0.1
 controlplanes: ["https://10.0.0.9:8443"]
 gates: ["10.0.0.9:2389"]
+locality: eu/a
 envoy: {command: /opt/envoy, baseId: 3, drainSeconds: 5, parentShutdownSeconds: 9}
 """
 
@@ -33,13 +34,13 @@ def test_faults_of_meaning_are_told_at_once(tmp_path):
     path = tmp_path / "agent.yaml"
     path.write_text(
         "node: Not_A_Label\naddress: 'a b'\ncontrolplanes: ['http://x', 'https://']\ngates: [nowhere]\nscrape: '99'\n"
-        "mtlsPort: 70000\nenvoy: {drainSeconds: 60}\n"
+        "mtlsPort: 70000\nlocality: eu//a\nenvoy: {drainSeconds: 60}\n"
     )
     with pytest.raises(SettingsError) as caught:
         load(path)
     paths = {fault.path for fault in caught.value.faults}
     assert paths == {
-        "node", "address", "controlplanes[0]", "controlplanes[1]", "gates[0]", "scrape", "mtlsPort",
+        "node", "address", "controlplanes[0]", "controlplanes[1]", "gates[0]", "scrape", "mtlsPort", "locality",
         "envoy.parentShutdownSeconds",
     }  # fmt: skip
 

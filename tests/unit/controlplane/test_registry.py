@@ -77,6 +77,28 @@ def test_an_instance_becomes_an_endpoint_of_each_service_that_takes_it():
     assert world.endpoints()["api-n1"].metadata.labels == {"app": "api"}
 
 
+def test_a_host_says_where_it_is_unless_its_operator_does():
+    world = World(node(), svc())
+    world.register(inst(locality="eu/a/7"))
+    assert world.endpoints()["api-n1"].spec.locality == "eu/a/7"
+    world.put(node(locality="eu/b"))
+    world.run(*plan_service(world.view, API, frozenset()))
+    assert world.endpoints()["api-n1"].spec.locality == "eu/b"
+    world.register(inst(locality="eu/c"))
+    assert world.endpoints()["api-n1"].spec.locality == "eu/b"
+    world.put(node())
+    world.run(*plan_service(world.view, API, frozenset()))
+    assert world.endpoints()["api-n1"].spec.locality == "eu/c"
+
+
+@pytest.mark.parametrize("text", ["/eu", "eu/", "eu/a/b/c", "eu a", "x" * 64, "eu\n"])
+def test_a_locality_that_is_none_is_refused_with_its_instance(text):
+    bad = inst()
+    bad = msgspec.structs.replace(bad, spec=msgspec.structs.replace(bad.spec, locality=text))
+    plan = World(node(), svc()).register(bad)
+    assert "spec.locality" in plan.refused["api-n1"]
+
+
 def test_registering_the_same_again_writes_nothing():
     world = World(node(), svc())
     world.register(inst())

@@ -1,0 +1,29 @@
+"""What a host says of itself, from its settings and services.d."""
+
+import asyncio
+from pathlib import Path
+
+from agent.health import Monitor
+from agent.host import Host
+from agent.settings import Settings
+from agent.state import StoredIdentity
+from tests.support.meshes import fake_identity
+
+
+def test_where_a_host_is_goes_into_its_compile_and_its_registration(tmp_path: Path):
+    (tmp_path / "api.yaml").write_text("name: api\nnamespace: shop\nports: [{port: 8080}]\n")
+    host = Host(Settings(node="vm1", address="10.0.0.1", services_dir=str(tmp_path), locality="eu/a", mtls_port=15444))
+    assert host.load()
+    held = {"shop/api": fake_identity("shop/api")}
+    stored = StoredIdentity(
+        node="vm1", trust_domain="east.test", cluster="east", own=fake_identity("x/y"), held=held, roots=()
+    )
+    assert host.local(stored).locality == "eu/a"
+
+    async def registered():
+        async with asyncio.TaskGroup() as group:
+            monitor = Monitor(group, lambda: None)
+            return host.instances(monitor, held)
+
+    (instance,) = asyncio.run(registered())
+    assert (instance.spec.locality, instance.spec.mtls_port, instance.spec.address) == ("eu/a", 15444, "10.0.0.1")
