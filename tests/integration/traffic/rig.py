@@ -221,10 +221,9 @@ class Rig:
             head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{size}{more}\r\n"
             writer.write(head.encode() + body)
             async with asyncio.timeout(20):
-                raw = await reader.read()
+                return _reply(*await _answer(reader, bodiless=method == "HEAD"))
         finally:
             writer.close()
-        return _reply(raw)
 
     def close(self) -> None:
         for host in (self.caller, *self.callees.values(), *self.more):
@@ -238,9 +237,15 @@ class Rig:
         self.background.close()
 
 
-def _reply(raw: bytes) -> Reply:
-    head, _, body = raw.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
+async def _answer(reader: asyncio.StreamReader, *, bodiless: bool) -> tuple[str, bytes]:
+    """Head and body. Envoy hangs up a second after an answer of its own, so only what has no length ends so."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    size = next((line.split()[1] for line in head.lower().split("\r\n") if line.startswith("content-length:")), "")
+    return head, await (reader.readexactly(int(size)) if size and not bodiless else reader.read())
+
+
+def _reply(head: str, body: bytes) -> Reply:
+    lines = head.split("\r\n")
     fields = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
     if fields.get("transfer-encoding") == "chunked":
         whole = b""
