@@ -43,6 +43,7 @@ from envoy.config.rbac.v3.rbac_pb2 import RBAC as RbacRules  # noqa: N811 - a me
 from envoy.config.rbac.v3.rbac_pb2 import Action as RbacAction
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
+    FilterConfig,
     HeaderMatcher,
     QueryParameterMatcher,
     RateLimit,
@@ -58,6 +59,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.common.ratelimit.v3.ratelimit_pb2 import LocalRateLimitDescriptor, RateLimitDescriptor
+from envoy.extensions.filters.common.fault.v3.fault_pb2 import FaultDelay
 from envoy.extensions.filters.http.cors.v3.cors_pb2 import Cors, CorsPolicy
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import FaultAbort
 from envoy.extensions.filters.http.fault.v3.fault_pb2 import HTTPFault as HttpFault
@@ -103,6 +105,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, EncodeError, Message
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.unknown_fields import UnknownFieldSet
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from xds.core.v3.extension_pb2 import TypedExtensionConfig as XdsExtension
 from xds.type.matcher.v3.matcher_pb2 import Matcher
@@ -156,6 +159,11 @@ def to_json(message: Message) -> dict[str, Any]:
 
     tree: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return tree
+
+
+def unknown(message: Message) -> bool:
+    """Does it carry fields that these protos do not have?"""
+    return len(UnknownFieldSet(message)) > 0
 
 
 def duration(seconds: float) -> Duration:
@@ -216,10 +224,12 @@ __all__ = [
     "Endpoint",
     "ExpressionFilter",
     "FaultAbort",
+    "FaultDelay",
     "FileAccessLog",
     "Filter",
     "FilterChain",
     "FilterChainMatch",
+    "FilterConfig",
     "FractionalPercent",
     "HeaderMatcher",
     "HeaderValue",
@@ -307,4 +317,5 @@ __all__ = [
     "to_json",
     "true",
     "uint32",
+    "unknown",
 ]

@@ -17,6 +17,8 @@
     attach, rules       routes and policies: which count for whom, in which order; routes makes Envoy's of them
     policies            what policies say of requests: tries, faults, limits make Envoy's words of it
     calls, callee       the two sides of a projection     conditions   what became of a route, for its status
+
+    simulate            what an Envoy with a Snapshot does with one request; it knows nothing of the others
 """
 
 from mesh.compile.check import Checker, check

@@ -1,0 +1,41 @@
+"""Whatever is compiled can be simulated: every listener of every golden case has an answer, and never a guess."""
+
+import pytest
+
+from mesh import pb
+from mesh.compile import Snapshot, project
+from mesh.compile.compiler import compile as compile_anew
+from mesh.compile.simulate import Closed, Verdict, answering, calling, shares
+from tests.golden.test_golden import CASES, read_local, read_world
+
+CALLERS = ["spiffe://east.test/ns/shop/sa/web", "spiffe://east.test/ns/other/sa/x", "spiffe://east.test/node/vm-1", ""]
+REQUESTS = [
+    ("GET", "/", ()),
+    ("POST", "/a/b?c=d", (("x-a", "1"), ("origin", "http://a"))),
+    ("POST", "/etcdserverpb.KV/Range", (("content-type", "application/grpc"),)),
+]
+
+
+def asked(snapshot: Snapshot) -> dict[str, list[Verdict]]:
+    """All outcomes of some requests to each listener."""
+    found: dict[str, list[Verdict]] = {}
+    for name, resource in snapshot.resources[pb.LISTENER].items():
+        listener = pb.decode(pb.LISTENER, resource.body)
+        found[name] = []
+        for chain in listener.filter_chains:
+            for request in REQUESTS:
+                if chain.HasField("transport_socket"):
+                    asks = [answering(snapshot, chain.name, who, *request, listener=name) for who in CALLERS]
+                else:
+                    asks = [calling(snapshot, name, *request, "api.shop")]
+                found[name] += [share.verdict for ask in asks for share in shares(ask)]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_listener_answers(case: str):
+    verdicts = asked(compile_anew(project(read_world(case), read_local(case))))
+    assert verdicts
+    for name, those in verdicts.items():
+        assert any(not isinstance(verdict, Closed) for verdict in those), name
+        assert all(verdict.trace for verdict in those)
