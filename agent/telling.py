@@ -13,6 +13,8 @@ from agent import metrics, status
 from agent.admin import AdminError, Command
 from agent.assembly import Assembly
 from agent.envoy.admin import AdminError as EnvoyAdminError
+from agent.explaining import Explainer
+from agent.pipeline import Offer
 from agent.planning import Planner
 from agent.scrape import Page
 from agent.uplink import Answers
@@ -29,7 +31,12 @@ APPLIED_SECONDS = 15.0
 class Telling:
     def __init__(self, agent: Assembly) -> None:
         self._agent = agent
-        self._planner = Planner(lambda: agent.pipeline.offer(agent.runtime.state.offered), agent.outside.envoy.validate)
+        self._planner = Planner(self._present, agent.outside.envoy.validate)
+        self._explainer = Explainer(self._present)
+
+    def _present(self) -> Offer | None:
+        """What is offered to Envoy now."""
+        return self._agent.pipeline.offer(self._agent.runtime.state.offered)
 
     # --- facts ---
 
@@ -93,6 +100,8 @@ class Telling:
             "status": self._status_text,
             "plan": self._planner.plan,
             "judge": self._planner.judge,
+            "explain-call": self._explainer.call,
+            "explain-answer": self._explainer.answer,
         }
 
     async def _config_text(self, _: str) -> str:

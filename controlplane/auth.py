@@ -100,6 +100,7 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("GET", "/v1/watch/{plural}"): _READ,
     ("POST", "/v1/apply/checked"): _WRITE,
     ("POST", "/v1/plan"): _READ,
+    ("POST", "/v1/explain"): _READ,
     ("POST", "/v1/ask"): _REPLICA,
     ("POST", "/v1/wait"): _READ,
     ("GET", "/v1/standings"): _REPLICA,

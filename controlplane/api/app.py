@@ -2,7 +2,18 @@
 
 from aiohttp import web
 
-from controlplane.api import agents, checked, health, history, objects, operators, plans, revisions, watching
+from controlplane.api import (
+    agents,
+    checked,
+    explaining,
+    health,
+    history,
+    objects,
+    operators,
+    plans,
+    revisions,
+    watching,
+)
 from controlplane.api.context import CONTEXT, Context
 from controlplane.api.guard import Handler, guard
 
@@ -23,6 +34,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/watch/{plural}", watching.watch),
     ("POST", "/v1/apply/checked", checked.apply),
     ("POST", "/v1/plan", plans.plan),
+    ("POST", "/v1/explain", explaining.explain),
     ("POST", "/v1/ask", plans.ask),
     ("POST", "/v1/wait", revisions.wait),
     ("GET", "/v1/standings", revisions.standings),

@@ -90,7 +90,7 @@ async def ask(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with asyncio.timeout(context.settings.limits.request_seconds):
         question = await strict(request, Question)
-    if question.what not in {"plan", "judge"} or not 0 < question.all_seconds <= 300:
+    if question.what not in {"plan", "judge", "explain-call", "explain-answer"} or not 0 < question.all_seconds <= 300:
         raise ApiError(422, f"{question.what[:80]!r} is not asked of all agents")
     told = await context.asking.here(question)
     return answer({"items": [msgspec.to_builtins(one) for one in told]})

@@ -20,6 +20,7 @@ COMMANDS: dict[str, Row] = {
     "token": Row(HERE + "token:token", "Make tokens with which hosts join."),
     "apply": Row(HERE + "apply:apply", "Write objects from files, all of them in one transaction."),
     "plan": Row(HERE + "plan:plan", "Show what objects from files would change in which proxies."),
+    "explain": Row(HERE + "explain:explain", "Tell what becomes of a call between two services, and why."),
     "get": Row(HERE + "get:get", "List objects, or show one."),
     "describe": Row(HERE + "describe:describe", "Show an object and what belongs to it."),
     "delete": Row(HERE + "delete:delete", "Delete objects."),

@@ -82,7 +82,8 @@ class Ask(Frozen, frozen=True, kw_only=True):
     id: int
     what: str
     """`config`: the proxy's configuration as Envoy tells it. `plan`: what a change would do to it; `judge`: would Envoy
-    take it? An agent answers what it does not know with an error."""
+    take it? `explain-call`, `explain-answer`: what would become of a call (mesh.model.explained)? An agent answers what
+    it does not know with an error."""
     body: str = ""
     """JSON text. Of `plan` and `judge`: a Proposal. Agents that do not know it pass it over."""
 

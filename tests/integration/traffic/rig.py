@@ -63,6 +63,8 @@ class App:
     """What it answers over gRPC."""
     rpcs: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    keeps: bool = True
+    """Is what it saw kept in `seen`?"""
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -75,7 +77,8 @@ class App:
             "headers": [[k.lower(), v] for k, v in request.headers.items()],
             "size": len(body),
         }
-        self.seen.append(said)
+        if self.keeps:
+            self.seen.append(said)
         status = self.status
         if self.drop and request.transport:
             request.transport.abort()

@@ -30,6 +30,7 @@ CHANGES = int(os.environ.get("HOLDFAST_CHANGES", "80"))
 """The long form has 200."""
 RATE, STREAMS = 500.0, 50
 VERSIONS = ("v1", "v2")
+ADDRESSES = {"n0": "127.0.0.81", "n1": "127.0.0.82", "caller": "127.0.0.83"}
 POISON = "/poison"
 NAMED_SECONDS = 2.0
 
@@ -163,7 +164,7 @@ async def application(version: str) -> AsyncIterator[tuple[int, int]]:
 
 @asynccontextmanager
 async def host(stack: AsyncExitStack, home: Path, cp: Cp, node: str, name: str, **fields: Any) -> AsyncIterator[Host]:
-    found = Host(home / node, cp, node)
+    found = Host(home / node, cp, node, address=ADDRESSES[node])
     found.define(name, **fields)
     await found.token(f"shop/{fields.get('serviceAccount', name)}")
     stack.push_async_callback(found.stop_envoy)

@@ -1,0 +1,94 @@
+"""One call explained from both sides: outcomes, endpoints, and the objects that say so."""
+
+import pytest
+import yaml
+
+from mesh import codec
+from mesh.compile import explain, project
+from mesh.compile.compiler import compile as compile_anew
+from mesh.compile.explain import CannotExplainError, Present
+from mesh.model import LocalPort, Object, Upstream
+from mesh.model.explained import AnswerQuestion, CallQuestion
+from tests.support.meshes import bundle, config, definition, endpoint, local, policy, rule, service, world
+
+ROUTE = """
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: api, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: api, port: 80}]
+  rules:
+  - name: split
+    backendRefs: [{name: v1, port: 80, weight: 3}, {name: v2, port: 80}]
+    timeouts: {request: 3s}
+  - name: moved
+    matches: [{path: {value: /old}}]
+    filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /new}}}]
+"""
+CALLS = [Upstream(service=s, port=80, listen=f"127.0.0.1:{9000 + n}") for n, s in enumerate(("api", "v1", "gone"))]
+
+
+def objects() -> list[Object]:
+    route = codec.decode_strict(yaml.safe_load(ROUTE))
+    assert isinstance(route, Object)
+    return [
+        config(), bundle("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        *(service(name, accounts=["api"]) for name in ("api", "v1", "v2")), route,
+        policy("web-to-v1", "v1", rule("shop/web", name="web")),
+        endpoint("v1", "n1", "10.0.0.1"), endpoint("v2", "n2", "10.0.0.2", health="unhealthy"),
+    ]  # fmt: skip
+
+
+def host(*definitions: object) -> Present:
+    here, known = local(*definitions), world(*objects())  # type: ignore[arg-type]
+    view = project(known, here)
+    return Present(compile_anew(view), view.frame, known, here)
+
+
+CALLER = host(definition("web", upstreams=CALLS))
+CALLEE = host(definition("v1", LocalPort(port=8080, protocol="http"), service_account="api"))
+
+
+def asked(**more: object) -> CallQuestion:
+    return CallQuestion(**{"name": "web", "namespace": "shop", "service": "api", "service_namespace": "shop", **more})
+
+
+def test_shares_endpoints_and_the_objects_behind_them():
+    found = explain.call(CALLER, asked(path="/x"))
+    assert [(o.verdict, o.service, o.share) for o in found.outcomes] == [
+        ("to", "v1.shop:80", 0.75),
+        ("to", "v2.shop:80", 0.25),
+    ]
+    first = found.outcomes[0]
+    assert (first.route, first.timeout_seconds, first.path) == ("HTTPRoute/shop/api/split/0", 3.0, "/x")
+    assert {"HTTPRoute shop/api", "Service shop/api"} <= set(first.objects)
+    assert [(e.service, e.node, e.health) for e in found.endpoints] == [
+        ("v1.shop:80", "n1", "healthy"),
+        ("v2.shop:80", "n2", "unhealthy"),
+    ]
+    assert found.spiffe_id == "spiffe://east.test/ns/shop/sa/web"
+
+
+def test_what_the_proxy_answers_by_itself():
+    found = explain.call(CALLER, asked(path="/old/x")).outcomes
+    assert [(o.verdict, o.status, o.location) for o in found] == [("redirect", 302, "http://api.shop/new")]
+    gone = explain.call(CALLER, asked(service="gone")).outcomes
+    assert [(o.verdict, o.status, "there is no Service gone.shop" in o.words) for o in gone] == [("answer", 503, True)]
+
+
+def test_who_is_let_in_and_by_which_rule():
+    def rules(caller: str) -> list[tuple[str, str]]:
+        question = AnswerQuestion(service="v1", namespace="shop", port=80, caller=caller)
+        return [(o.verdict, o.rule) for o in explain.answer(CALLEE, question).outcomes]
+
+    assert rules("spiffe://east.test/ns/shop/sa/web") == [("to", "shop/web-to-v1/web")]
+    assert rules("spiffe://east.test/ns/shop/sa/db") == [("deny", "default-deny")]
+
+
+def test_what_is_not_here_cannot_be_explained():
+    with pytest.raises(CannotExplainError, match=r"does not call db\.shop"):
+        explain.call(CALLER, asked(service="db"))
+    with pytest.raises(CannotExplainError, match="port 81"):
+        explain.call(CALLER, asked(port=81))
+    with pytest.raises(CannotExplainError, match="no instance"):
+        explain.answer(CALLEE, AnswerQuestion(service="v2", namespace="shop", port=80, caller="x"))
