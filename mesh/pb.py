@@ -102,6 +102,7 @@ from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
 from envoy.type.v3.range_pb2 import Int64Range
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, EncodeError, Message
 from google.protobuf.struct_pb2 import Struct
@@ -216,6 +217,7 @@ __all__ = [
     "DecodeError",
     "DeltaDiscoveryRequest",
     "DeltaDiscoveryResponse",
+    "Descriptor",
     "DescriptorExpression",
     "DirectResponseAction",
     "DownstreamTlsContext",

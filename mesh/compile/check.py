@@ -7,6 +7,7 @@ changes an outcome: a fresh Checker, which is what `check` is, finds the same.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -173,11 +174,10 @@ def _collect(message: pb.Message, refers: set[Name], depth: int) -> None:
         if found is not None:
             _collect(found.FromString(message.value), refers, depth + 1)  # type: ignore[attr-defined]
         return
-    if kind == _LOAD_ASSIGNMENT:
-        return  # it refers to nothing, and it is what changes often
     _note(message, refers)
+    leading = _leading(message.DESCRIPTOR)
     for field, value in message.ListFields():
-        if field.message_type is None:
+        if field.name not in leading or field.message_type is None:
             continue
         if field.message_type.GetOptions().map_entry:
             inner = [v for v in value.values() if isinstance(v, pb.Message)]
@@ -185,6 +185,31 @@ def _collect(message: pb.Message, refers: set[Name], depth: int) -> None:
             inner = value if field.is_repeated else [value]
         for part in inner:
             _collect(part, refers, depth + 1)
+
+
+@cache
+def _leading(descriptor: pb.Descriptor) -> frozenset[str]:
+    """Fields of a message type that may lead to a reference: most of a configuration never does, and is not read."""
+    if descriptor.full_name == _LOAD_ASSIGNMENT:
+        return frozenset()  # it refers to nothing, and it is what changes often
+    fields = (field for field in descriptor.fields if field.message_type is not None)
+    return frozenset(field.name for field in fields if _leads(field.message_type))
+
+
+@cache
+def _leads(descriptor: pb.Descriptor) -> bool:
+    """May a message of this type, or one inside of it, refer to something?"""
+    seen, rest = {descriptor.full_name}, [descriptor]
+    while rest:
+        one = rest.pop()
+        if one.full_name in _REFERRING:
+            return True
+        for field in one.fields:
+            inner = field.message_type
+            if inner is not None and inner.full_name not in seen:
+                seen.add(inner.full_name)
+                rest.append(inner)
+    return False
 
 
 def _note(message: pb.Message, refers: set[Name]) -> None:
@@ -208,6 +233,14 @@ def _note(message: pb.Message, refers: set[Name]) -> None:
 
 
 _LOAD_ASSIGNMENT = pb.MESSAGE[pb.ENDPOINT].DESCRIPTOR.full_name
+_REFERRING = frozenset(
+    kind.DESCRIPTOR.full_name
+    for kind in (
+        pb.AnyMessage, pb.Cluster, pb.Rds, pb.SdsSecretConfig, pb.TcpProxy, pb.RouteAction,
+        pb.WeightedCluster.ClusterWeight, pb.TcpProxy.WeightedCluster.ClusterWeight, pb.RouteAction.RequestMirrorPolicy,
+    )
+)  # fmt: skip
+"""Types of message that `_note` reads, and those that may hold one."""
 _KNOWN = {
     pb.TYPE_PREFIX + kind.DESCRIPTOR.full_name: kind
     for kind in (pb.HttpConnectionManager, pb.TcpProxy, pb.DownstreamTlsContext, pb.UpstreamTlsContext)
