@@ -109,7 +109,7 @@ def service_definition(host: Host, *, unhealthy_after: int = 2) -> dict[str, Any
     return {
         "name": host.service,
         "namespace": NAMESPACE,
-        "labels": {"app": host.service},
+        "labels": {"app": host.service, "instance": host.name},
         "ports": [{"port": host.port, "name": host.protocol, "protocol": host.protocol, "address": host.address}],
         "health": {**check, "intervalSeconds": 1.0, "unhealthyThreshold": unhealthy_after},
         "upstreams": [
