@@ -13,7 +13,7 @@ Envoy (tests/integration/traffic/differential).
     routing      virtual host, route, weights        matching   a route's conditions
     filters      RBAC, faults, rate limits; cors     rules      RBAC's matcher
     forward      send, redirect, answer              replies    local replies
-    headers, paths, text     how Envoy edits and compares
+    headers, paths, text, formats  how Envoy edits, compares and writes
     chance, run, fields      random choices; the trace; which fields are understood
 
 Not asked: endpoints and their health, certificates' dates and signatures, bodies, sizes and counts, HTTP/1's upgrades.

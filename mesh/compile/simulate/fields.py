@@ -43,7 +43,7 @@ _READ = {
     pb.RBACPerRoute: "rbac",
     pb.LocalRateLimit: "token_bucket filter_enabled filter_enforced descriptors",
     pb.LocalRateLimitDescriptor: "entries token_bucket",
-    pb.HttpFault: "delay abort upstream_cluster headers",
+    pb.HttpFault: "delay abort upstream_cluster headers filter_metadata",
     pb.FaultDelay: "fixed_delay percentage",
     pb.FaultAbort: "http_status grpc_status percentage",
     pb.Cors: "",
@@ -121,6 +121,7 @@ _PASSED_OVER = {
     pb.HttpProtocolOptions: """idle_timeout max_connection_duration max_headers_count max_stream_duration
         max_requests_per_connection""",
     pb.Router: "upstream_log dynamic_stats",
+    pb.HttpFault: "disable_downstream_cluster_stats",
     pb.HttpRbac: "rules_stat_prefix shadow_rules_stat_prefix track_per_rule_stats",
     # What a limited request is told, and for whom is counted.
     pb.LocalRateLimit: """stat_prefix status response_headers_to_add local_rate_limit_per_downstream_connection

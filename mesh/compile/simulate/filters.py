@@ -1,12 +1,13 @@
 """HTTP filters, in their order: each lets a request pass, or answers it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mesh import pb
 from mesh.compile.simulate import cors
 from mesh.compile.simulate.fields import known, unpack
+from mesh.compile.simulate.formats import Metadata
 from mesh.compile.simulate.matching import header_holds
 from mesh.compile.simulate.request import Request
 from mesh.compile.simulate.routing import Chosen
@@ -15,6 +16,7 @@ from mesh.compile.simulate.run import Run
 from mesh.compile.simulate.verdict import Deny, Direct, Fault, Headers, Unsupported
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_SHADOW_RULE = ("envoy.filters.http.rbac", "shadow_effective_policy_id")
 _TYPES = (pb.HttpRbac, pb.LocalRateLimit, pb.HttpFault, pb.Cors, pb.Router)
 
 
@@ -23,8 +25,7 @@ class Passing:
     """What filters leave behind on a request that goes on."""
 
     rule: str = ""
-    shadow_rule: str = ""
-    """That of the last shadow rules, as logs and replies have it."""
+    metadata: Metadata = field(default_factory=dict)
     delay: float = 0.0
     limits: tuple[str, ...] = ()
     cors: Headers = ()
@@ -75,8 +76,7 @@ def _check_router(config: Any) -> None:
 
 def _seat(entry: Any, config: Any, chosen: Chosen | None, place: tuple[str, str]) -> Seat | None:
     """None: it is disabled for this request."""
-    listener, field = place
-    disabled, found, where = None, None, (listener, field)
+    disabled, found, where = None, None, place
     for _, level_field, level in chosen.levels() if chosen else ():
         packed = level.typed_per_filter_config.get(entry.name)
         if packed is None:
@@ -89,7 +89,7 @@ def _seat(entry: Any, config: Any, chosen: Chosen | None, place: tuple[str, str]
             where = (chosen.resource, f"{level_field}.typed_per_filter_config[{entry.name}]".lstrip("."))
     if disabled if disabled is not None else entry.disabled:
         return None
-    return Seat(entry.name, config, field, found, *where)
+    return Seat(entry.name, config, place[1], found, *where)
 
 
 def _unwrapped(packed: Any) -> tuple[Any, bool]:
@@ -109,26 +109,27 @@ _PER_ROUTE: dict[Any, Any] = {
 
 
 def _rbac(run: Run, seat: Seat, _chosen: Chosen | None, request: Request, passing: Passing) -> Deny | None:
-    config, field = seat.config, seat.field
+    config, where = seat.config, seat.field
     if seat.route is not None:
         if not seat.route.HasField("rbac"):
             return None
-        config, field = seat.route.rbac, f"{field}.rbac"
+        config, where = seat.route.rbac, f"{where}.rbac"
         known(config)
     shadow = ""
     if config.HasField("shadow_matcher"):
-        said = ruling(config.shadow_matcher, request, f"{field}.shadow_matcher")
+        said = ruling(config.shadow_matcher, request, f"{where}.shadow_matcher")
         run.note("filter", seat.resource, said.field, f"{seat.name} would be decided by {said.rule}")
         shadow = "" if said == NONE else said.rule
     if config.HasField("matcher"):
-        said = ruling(config.matcher, request, f"{field}.matcher")
+        said = ruling(config.matcher, request, f"{where}.matcher")
         word = "allows" if said.allowed else "denies"
         run.note("filter", seat.resource, said.field, f"{seat.name}: {said.rule} {word}")
         if not said.allowed:
             return Deny(rule=said.rule, status=403)
         passing.rule = said.rule
     # What shadow rules said is told only after the filter's own refusal.
-    passing.shadow_rule = shadow or passing.shadow_rule
+    if shadow:
+        passing.metadata[_SHADOW_RULE] = shadow
     return None
 
 
@@ -152,8 +153,12 @@ def _per_descriptor(descriptor: Any) -> str:
 
 
 def _bucket(bucket: Any) -> str:
-    seconds = bucket.fill_interval.ToTimedelta().total_seconds()
+    seconds = _seconds(bucket.fill_interval)
     return f"{bucket.tokens_per_fill.value or 1} each {seconds:g} s, {bucket.max_tokens} at once"
+
+
+def _seconds(duration: Any) -> float:
+    return float(duration.ToTimedelta().total_seconds())
 
 
 def _fault(run: Run, seat: Seat, chosen: Chosen | None, request: Request, passing: Passing) -> Fault | None:
@@ -166,19 +171,26 @@ def _fault(run: Run, seat: Seat, chosen: Chosen | None, request: Request, passin
     if config.HasField("delay"):
         known(config.delay)
         if run.happens(config.delay.percentage, stable=False):
-            passing.delay += config.delay.fixed_delay.ToTimedelta().total_seconds()
+            passing.delay += _seconds(config.delay.fixed_delay)
+            passing.metadata.update(_metadata(seat, config))
             run.note("filter", seat.resource, f"{seat.field}.delay", f"{seat.name}: {passing.delay:g} s of delay")
     if not config.HasField("abort"):
         return None
     known(config.abort)
     if not run.happens(config.abort.percentage, stable=False):
         return None
+    passing.metadata.update(_metadata(seat, config))
     kind = config.abort.WhichOneof("error_type")
     code = getattr(config.abort, kind)
     run.note("filter", seat.resource, f"{seat.field}.abort", f"{seat.name}: aborted with {kind} {code}")
     if kind == "grpc_status":
         return Fault(status=200, grpc_status=code if request.grpc else None, delay=passing.delay)
     return Fault(status=code, delay=passing.delay)
+
+
+def _metadata(seat: Seat, fault: Any) -> Metadata:
+    """What a fault that was injected says of itself, under the name that the filter has here."""
+    return {(seat.name, key): value.string_value for key, value in fault.filter_metadata.fields.items()}
 
 
 def _cors(run: Run, seat: Seat, chosen: Chosen | None, request: Request, passing: Passing) -> Direct | None:

@@ -6,6 +6,7 @@ from mesh import pb
 from mesh.compile.simulate import paths
 from mesh.compile.simulate.fields import known
 from mesh.compile.simulate.filters import Passing
+from mesh.compile.simulate.formats import Metadata
 from mesh.compile.simulate.headers import REQUEST_SINGLE, edited, edits, value_of
 from mesh.compile.simulate.matching import matched
 from mesh.compile.simulate.request import Request
@@ -46,7 +47,7 @@ def act(run: Run, chosen: Chosen, request: Request, passing: Passing) -> To | Re
     return _send(run, chosen, request, passing)
 
 
-def edits_of(chosen: Chosen, direction: str) -> tuple[Edits, ...]:
+def edits_of(chosen: Chosen, direction: str, metadata: Metadata) -> tuple[Edits, ...]:
     """In the order in which they are made: of two that set the same header, the last wins.
 
     A weighted cluster is always first, so it never does.
@@ -58,7 +59,7 @@ def edits_of(chosen: Chosen, direction: str) -> tuple[Edits, ...]:
     return tuple(
         found
         for level in (weight, *levels)
-        if level is not None and (found := edits(level[2], direction, level[0])) is not None
+        if level is not None and (found := edits(level[2], direction, level[0], metadata)) is not None
     )
 
 
@@ -67,7 +68,7 @@ def edits_of(chosen: Chosen, direction: str) -> tuple[Edits, ...]:
 
 def _send(run: Run, chosen: Chosen, request: Request, passing: Passing) -> To:
     action = chosen.route.route
-    headers = edited(request.headers, edits_of(chosen, "request"), REQUEST_SINGLE)
+    headers = edited(request.headers, edits_of(chosen, "request", passing.metadata), REQUEST_SINGLE)
     if chosen.host.include_request_attempt_count:
         headers = (*(pair for pair in headers if pair[0] != "x-envoy-attempt-count"), ("x-envoy-attempt-count", "1"))
     host = _literal(chosen) or request.host
@@ -92,7 +93,7 @@ def _send(run: Run, chosen: Chosen, request: Request, passing: Passing) -> To:
         mirrors=_mirrors(run, chosen),
         delay=passing.delay,
         limits=passing.limits,
-        response=edits_of(chosen, "response"),
+        response=edits_of(chosen, "response", passing.metadata),
         cors=passing.cors,
     )
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mesh.compile.simulate.fields import known
+from mesh.compile.simulate.formats import Metadata, formatted
 from mesh.compile.simulate.text import lower, words
-from mesh.compile.simulate.verdict import Action, Change, Edits, Headers, Unsupported
+from mesh.compile.simulate.verdict import Action, Change, Edits, Headers
 
 REQUEST_SINGLE = words(
     """accept accept-encoding access-control-request-headers access-control-request-method
@@ -56,27 +57,22 @@ def value_of(headers: Headers, name: str) -> str | None:
     return ",".join(values) if values else None
 
 
-def edits(level: Any, direction: str, where: str) -> Edits | None:
+def edits(level: Any, direction: str, where: str, metadata: Metadata) -> Edits | None:
     """What a level (a message) does to headers of the `request` or the `response`."""
     remove = tuple(lower(name) for name in getattr(level, f"{direction}_headers_to_remove"))
-    changes = tuple(changes_of(getattr(level, f"{direction}_headers_to_add"), _plain))
+    options = getattr(level, f"{direction}_headers_to_add")
+    changes = tuple(changes_of(options, lambda text: formatted(text, metadata)))
     return Edits(where, remove, changes) if remove or changes else None
 
 
-def changes_of(options: Iterable[Any], formatted: Callable[[str], str]) -> Iterator[Change]:
+def changes_of(options: Iterable[Any], value_of_text: Callable[[str], str]) -> Iterator[Change]:
     """HeaderValueOptions; an empty value changes nothing, unless it is asked for."""
     for option in options:
         known(option)
         known(option.header)
-        value = formatted(option.header.value)
+        value = value_of_text(option.header.value)
         if value or option.keep_empty_value:
             yield Change(lower(option.header.key), value, _ACTIONS[option.append_action])
-
-
-def _plain(value: str) -> str:
-    if "%" in value.replace("%%", ""):
-        raise Unsupported("envoy.config.core.v3.HeaderValue.value", f"{value!r} has a command")
-    return value.replace("%%", "%")
 
 
 def edited(headers: Headers, levels: Iterable[Edits], single: frozenset[str] = ANSWER_SINGLE) -> Headers:

@@ -29,9 +29,9 @@ def handle(run: Run, hcm: Any, request: Request, listener: str) -> Verdict:
     passing = Passing()
     outcome: Verdict | None = first_answer(run, hcm, chosen, seen, listener, passing)
     if outcome is not None:
-        edits = _edits_of_upstream(chosen)
+        edits = _edits_of_upstream(chosen, passing)
     elif chosen is not None:
-        outcome, edits = act(run, chosen, seen, passing), edits_of(chosen, "response")
+        outcome, edits = act(run, chosen, seen, passing), edits_of(chosen, "response", passing.metadata)
     else:
         outcome, edits = NoRoute(status=404), ()
     if isinstance(outcome, To | Closed):
@@ -42,10 +42,10 @@ def handle(run: Run, hcm: Any, request: Request, listener: str) -> Verdict:
 def _refused(run: Run, hcm: Any, config: Any, refused: Refused, listener: str) -> Verdict:
     run.note("request", listener, "", "it is refused before any filter sees it")
     chosen = choose(run, config, refused.looked) if refused.looked is not None else None
-    reply = Direct(status=400, body=refused.body, response=_edits_of_upstream(chosen))
+    reply = Direct(status=400, body=refused.body, response=_edits_of_upstream(chosen, Passing()))
     return sent(hcm, reply, Passing(), grpc=refused.grpc)
 
 
-def _edits_of_upstream(chosen: Chosen | None) -> tuple[Edits, ...]:
+def _edits_of_upstream(chosen: Chosen | None, passing: Passing) -> tuple[Edits, ...]:
     """An answer that is not the route's own is edited as an upstream's would be, where the route has an upstream."""
-    return edits_of(chosen, "response") if chosen is not None and chosen.cluster else ()
+    return edits_of(chosen, "response", passing.metadata) if chosen is not None and chosen.cluster else ()

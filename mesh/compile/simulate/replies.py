@@ -1,24 +1,19 @@
 """Answers of the proxy itself, after its local reply configuration, and in gRPC's form for gRPC."""
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from mesh import pb
 from mesh.compile.simulate.fields import known
 from mesh.compile.simulate.filters import Passing
+from mesh.compile.simulate.formats import BODY, STATUS, Metadata, formatted
 from mesh.compile.simulate.headers import changes_of
 from mesh.compile.simulate.verdict import Deny, Direct, Edits, Fault, NoRoute, Redirect, Unsupported
-
-_HCM = "envoy.extensions.filters.network.http_connection_manager.v3"
 
 _GRPC = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 """HTTP's status -> gRPC's (grpc/doc/http-grpc-status-mapping.md); 2, unknown, for all others."""
 
 _FLAGS = {NoRoute: "NR", Fault: "FI"}
-
-_COMMAND = re.compile(r"%[^%]+%")
-_SHADOW_RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
 
 Reply = Deny | Direct | Fault | NoRoute | Redirect
 
@@ -30,7 +25,7 @@ def sent(hcm: Any, reply: Reply, passing: Passing, *, grpc: bool) -> Reply:
     mapper = next((m for m in hcm.local_reply_config.mappers if _is_for(m, reply)), None)
     if mapper is not None:
         known(mapper)
-        reply = _mapped(mapper, reply, passing)
+        reply = _mapped(mapper, reply, passing.metadata)
     if grpc and reply.grpc_status is None:
         reply = replace(reply, grpc_status=_GRPC.get(reply.status, 2))
     return reply
@@ -56,9 +51,10 @@ def _is_for(mapper: Any, reply: Reply) -> bool:
             raise Unsupported("envoy.config.accesslog.v3.ComparisonFilter.op", other)
 
 
-def _mapped(mapper: Any, reply: Reply, passing: Passing) -> Reply:
-    said = {_SHADOW_RULE: passing.shadow_rule, "%RESPONSE_CODE%": str(reply.status)}
-    changes = tuple(changes_of(mapper.headers_to_add, lambda text: _formatted(text, said)))
+def _mapped(mapper: Any, reply: Reply, metadata: Metadata) -> Reply:
+    # Headers are made before the status changes, the body after that.
+    said = {STATUS: str(reply.status)}
+    changes = tuple(changes_of(mapper.headers_to_add, lambda text: formatted(text, metadata, said)))
     edits = (Edits("local reply", changes=changes),) if changes else ()
     status = mapper.status_code.value if mapper.HasField("status_code") else reply.status
     reply = replace(reply, status=status, response=reply.response + edits)
@@ -70,18 +66,7 @@ def _mapped(mapper: Any, reply: Reply, passing: Passing) -> Reply:
     if mapper.HasField("body_format_override"):
         known(mapper.body_format_override)
         known(mapper.body_format_override.text_format_source)
-        said = {
-            _SHADOW_RULE: passing.shadow_rule or "-",
-            "%RESPONSE_CODE%": str(status),
-            "%LOCAL_REPLY_BODY%": reply.body,
-        }
         text = mapper.body_format_override.text_format_source.inline_string
-        reply = replace(reply, body=_formatted(text, said))
+        said = {STATUS: str(status), BODY: reply.body}
+        reply = replace(reply, body=formatted(text, metadata, said, missing="-"))
     return reply
-
-
-def _formatted(text: str, said: dict[str, str]) -> str:
-    for command in _COMMAND.findall(text):
-        if command not in said:
-            raise Unsupported(f"{_HCM}.ResponseMapper", f"the command {command}")
-    return _COMMAND.sub(lambda found: said[found[0]], text)

@@ -92,7 +92,7 @@ OTHER_KIND = {"typed_per_filter_config": {"fault": pb.any_of(pb.RBACPerRoute())}
         ("range_match", snapshot(config(to("one", match(headers=[{"name": "x", "range_match": {"end": 1}}]))))),
         ("require_tls", snapshot(config(to(), host_require_tls="ALL"))),
         ("non_forwarding_action", snapshot(config(pb.Route(match=match(), non_forwarding_action={})))),
-        ("a command", snapshot(config(to(route={"request_headers_to_add": [added("x", "%REQ(y)%")]})))),
+        ("command", snapshot(config(to(route={"request_headers_to_add": [added("x", "%REQ(y)%")]})))),
         ("regex", snapshot(config(to("one", match(safe_regex={"regex": "(?=x)"}))))),
         ("x_forwarded_host", snapshot(config(to(append_x_forwarded_host=True, host_rewrite_literal="x")))),
         ("listener.v3.Filter", snapshot_of(listener_on(LISTENER, 1, network_filter("x", pb.Struct())))),

@@ -15,6 +15,7 @@ from tests.integration.traffic.differential.pieces import (
     CORS,
     DOMAINS,
     FAULT,
+    FAULT_RULE,
     LIMIT,
     MIRRORS,
     MISSING,
@@ -99,10 +100,10 @@ class Maker(Pieces):
         if self.maybe(0.3):
             found.body.inline_string = "mapped"
         if self.maybe(0.4):
-            text = rng.choice([f"by {RULE}\n", "%RESPONSE_CODE%: %LOCAL_REPLY_BODY%", "plain"])
+            text = rng.choice([f"by {RULE} {FAULT_RULE}\n", "%RESPONSE_CODE%: %LOCAL_REPLY_BODY%", "plain"])
             found.body_format_override.text_format_source.inline_string = text
         for _ in range(rng.choice([0, 0, 1, 2])):
-            value = rng.choice(["mapped", RULE, "%RESPONSE_CODE%"])
+            value = rng.choice(["mapped", RULE, f"{RULE},{FAULT_RULE}", FAULT_RULE, "%RESPONSE_CODE%"])
             option = found.headers_to_add.add(header=pb.HeaderValue(key=rng.choice(["x-a", "x-mapped"]), value=value))
             option.append_action = rng.randrange(4)
         return found
@@ -257,7 +258,9 @@ class Maker(Pieces):
             for _ in range(self.rng.randint(0, 3)):
                 option = getattr(level, f"{direction}_headers_to_add").add()
                 option.header.key = self.rng.choice(names)
-                option.header.value = self.rng.choice(["set", "100%%", "", "é"])
+                option.header.value = self.rng.choice(
+                    ["set", "100%%", "", "é", RULE, FAULT_RULE, f"{FAULT_RULE}%%{RULE}"]
+                )
                 option.append_action = self.rng.randrange(4)
                 option.keep_empty_value = self.maybe(0.5)
             removed = self.rng.sample(names, self.rng.randint(0, 2))

@@ -28,6 +28,7 @@ REWRITES = (
 
 RBAC, SHADOW, FAULT, CORS, LIMIT = "test.rbac", "test.shadow", "test.fault", "test.cors", "test.limit"
 RULE = "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%"
+FAULT_RULE = "%DYNAMIC_METADATA(test.fault:rule)%"
 
 
 class Pieces:
@@ -153,6 +154,8 @@ class Pieces:
             else:
                 found.abort.grpc_status = rng.choice([3, 14])
             found.abort.percentage.CopyFrom(self.percent())
+        if self.maybe(0.3):
+            found.filter_metadata.update({"rule": rng.choice(["fault-1", "fault-2"])})
         found.headers.extend(self.some(1, self.header))
         if self.maybe(0.2):
             found.upstream_cluster = rng.choice(CLUSTERS)
