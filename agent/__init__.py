@@ -5,6 +5,7 @@ runtime     executes instructions, feeds results back
 watch       follow the mesh, publish the latest World       state     last good state on disk
 identity    keys, join, renewal                             register  local definitions, health checks
 uplink      the one door to the control plane               status    what is observed, applied, refused
+planning    what a change that is not written would do      telling   facts and answers for whoever asks
 xds         delta ADS and SDS on a unix socket              envoy     bootstrap, launcher, admin
 daemon      composition root
 """
