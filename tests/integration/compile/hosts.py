@@ -88,6 +88,7 @@ class Host:
         self._local = local
         self._answers.clear()
         snapshot = self._compiler.compile(self._compiler.project(world, local))
+        self.published = (local, snapshot)
         assert check(snapshot) == ()
         self._background.loop.call_soon_threadsafe(self._server.publish, snapshot)
         eventually(lambda: self._acked(snapshot), timeout=20, what=f"{self.name} has its configuration")
