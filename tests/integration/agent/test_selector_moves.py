@@ -18,6 +18,7 @@ from tests.unit.controlplane.harness import Cp, mesh, namespace, service
 pytestmark = pytest.mark.real
 
 COLORS = ("blue", "green")
+ADDRESSES = {"blue": "127.0.0.21", "green": "127.0.0.22", "caller": "127.0.0.23"}
 MOVES = 60
 
 ALLOW = {
@@ -34,7 +35,7 @@ def selecting(color: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def host(stack: AsyncExitStack, home: Path, cp: Cp, node: str, name: str, **fields: Any) -> AsyncIterator[Host]:
-    found = Host(home / node, cp, node)
+    found = Host(home / node, cp, node, address=ADDRESSES[node])
     found.define(name, **fields)
     await found.token(f"shop/{name}")
     stack.push_async_callback(found.stop_envoy)
