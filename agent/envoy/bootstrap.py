@@ -31,8 +31,10 @@ _KEEP_SUFFIXES = (
     ".upstream_rq_time",
     ".upstream_rq_retry",
     ".upstream_rq_retry_success",
+    ".upstream_rq_retry_overflow",
     ".upstream_rq_timeout",
     ".upstream_rq_pending_overflow",
+    ".upstream_rq_active_overflow",
     ".upstream_rq_2xx",
     ".upstream_rq_3xx",
     ".upstream_rq_4xx",
@@ -41,6 +43,7 @@ _KEEP_SUFFIXES = (
     ".membership_healthy",
     ".ejections_active",
     ".ejections_enforced_total",
+    ".health_check.failure",
     # listeners, http, tcp
     ".downstream_cx_total",
     ".downstream_cx_active",

@@ -235,14 +235,14 @@ class _Calls:
         divided = upstream.split
         protocol = self._protocol(target)
         policy = self._attached.policy(target.service, target.port)
-        said = connections(policy)
+        said = connections(policy, protocol)
         assignment = self._plain(target) if divided is None else self._divided(upstream, divided)
         sources = set(policy.sources) if policy and said != Connections() else set()
         for part in assignment.parts:
             if (part.labels or part.spread) and (about := self._attached.policy(*part.target[:2])):
                 sources |= about.sources
         if policy:
-            self._note_unfit(policy, protocol)
+            self._note_unfit(policy)
         return Backend(
             identity=upstream.identity,
             target=target,
@@ -255,10 +255,15 @@ class _Calls:
             policies=frozenset(sources),
         )
 
-    def _note_unfit(self, policy: Policy, protocol: Protocol) -> None:
+    def _note_unfit(self, policy: Policy) -> None:
         for ref in sorted(policy.sources):
             found = self._world.objects.get(ref)
-            for path, reason in unfit(found.spec, protocol) if isinstance(found, TrafficPolicy) else ():
+            if not isinstance(found, TrafficPolicy):
+                continue
+            service = self._attached.service(ServiceRef(ref.namespace, found.spec.target.service))
+            ports = service.spec.ports if service else ()
+            spoken = {port.protocol for port in ports if found.spec.target.port in {0, port.port}}
+            for path, reason in unfit(found.spec, spoken):
                 self._note(ref, path, reason)
 
     def _plain(self, target: Target) -> Assignment:

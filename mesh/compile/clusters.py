@@ -63,7 +63,7 @@ def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
     if backend.route is not None or any(part.spread and part.spread.weights for part in backend.assignment.parts):
         found.common_lb_config.locality_weighted_lb_config.SetInParent()
     _secure(found, frame, backend)
-    if said.health and not (tcp and said.health.type == "grpc"):
+    if said.health:
         found.health_checks.append(_health_check(frame, backend, said.health))
     return found if tcp else set_http(found, _http(backend.age, said))
 
@@ -170,7 +170,6 @@ def _health_check(frame: Frame, backend: Backend, said: ClientHealthCheck) -> pb
     )
     host = str(backend.target.service)
     if said.type == "http":
-        http2 = backend.protocol != "tcp"
         found.http_health_check.CopyFrom(
             pb.HealthCheck.HttpHealthCheck(
                 host=host,
@@ -178,7 +177,7 @@ def _health_check(frame: Frame, backend: Backend, said: ClientHealthCheck) -> pb
                 expected_statuses=[pb.Int64Range(start=200, end=300)],
                 # All others count, up to the threshold; Envoy's own way is to take one for enough.
                 retriable_statuses=[pb.Int64Range(start=100, end=600)],
-                codec_client_type=pb.CodecClientType.HTTP2 if http2 else pb.CodecClientType.HTTP1,
+                codec_client_type=pb.CodecClientType.HTTP2,
             )
         )
     elif said.type == "grpc":

@@ -1,6 +1,6 @@
 """What TrafficPolicies say of connections to a Service's port, as clusters and load assignments need it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mesh.compile.attach import Policy
 from mesh.compile.spread import Spread
@@ -8,18 +8,25 @@ from mesh.compile.view import Connections
 from mesh.model import Protocol
 from mesh.model.trafficpolicy import HashKey, TrafficPolicySpec
 
+_ASKED: dict[str, frozenset[Protocol]] = {
+    "tcp": frozenset({"tcp", "http", "http2", "grpc"}),
+    "http": frozenset({"http", "http2"}),
+    "grpc": frozenset({"grpc", "http2"}),
+}
+"""Kind of check -> protocols of ports that can answer it. A policy may be for all ports of a Service."""
 
-def connections(policy: Policy | None) -> Connections:
+
+def connections(policy: Policy | None, protocol: Protocol) -> Connections:
     """The part of it that a cluster is made from."""
     if policy is None:
         return Connections()
-    spec = policy.spec
+    spec, check = policy.spec, policy.spec.health_check
     return Connections(
         balancing=spec.load_balancing,
         breaking=spec.circuit_breaking,
         outliers=spec.outlier_detection,
         keepalive=spec.tcp_keepalive,
-        health=spec.health_check,
+        health=check if check and protocol in _ASKED[check.type] else None,
         budget=spec.retries.budget if spec.retries else None,
         connect=spec.timeouts.connect,
         idle=spec.timeouts.idle,
@@ -40,12 +47,11 @@ def hash_keys(policy: Policy | None) -> tuple[HashKey, ...]:
     return balancing.hash if balancing else ()
 
 
-def unfit(spec: TrafficPolicySpec, protocol: Protocol) -> Iterator[tuple[str, str]]:
-    """What a port of this protocol cannot have, with the reason; it is left out there."""
-    if protocol != "tcp":
-        return
-    if spec.health_check and spec.health_check.type == "grpc":
-        yield "spec.healthCheck", "a port of TCP cannot be asked by gRPC: nobody asks"
+def unfit(spec: TrafficPolicySpec, protocols: Collection[Protocol]) -> Iterator[tuple[str, str]]:
+    """What none of the ports that it is for can have, with the reason. There it is left out."""
+    check = spec.health_check
+    if check and _ASKED[check.type].isdisjoint(protocols):
+        yield "spec.healthCheck", f"no port of it speaks what {check.type} asks: nobody is asked"
     keys = spec.load_balancing.hash if spec.load_balancing else ()
-    if keys and not any(key.source for key in keys):
+    if keys and set(protocols) == {"tcp"} and not any(key.source for key in keys):
         yield "spec.loadBalancing.hash", "connections of TCP have only their source in common: each goes anywhere"

@@ -70,7 +70,8 @@ class LoadBalancing(Frozen, frozen=True, kw_only=True):
     """RingHash, Maglev: what requests of one caller have in common. All that are there count together.
 
     A request that a route shares out among several Services is hashed once, by the keys of all of them. A connection of
-    TCP has its source only.
+    TCP has its source only. When endpoints come or go, Maglev moves fewer keys of the others: Envoy makes a ring anew
+    with another number of places for each.
     """
     slow_start: SlowStart | None = None
     panic_percent: int = 0
@@ -174,6 +175,7 @@ class ClientHealthCheck(Frozen, frozen=True, kw_only=True):
 
     Through mTLS, as a call of the application that runs there: who may not call finds nobody healthy. `tcp` sees the
     callee's proxy alone; `http` wants 2xx of the path, `grpc` SERVING of the empty service name.
+    Ports of other protocols are not asked.
     """
 
     type: Literal["tcp", "http", "grpc"] = "tcp"

@@ -4,9 +4,10 @@ import asyncio
 import json
 import ssl
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ class Background:
     def call(self, coroutine: Awaitable[T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
@@ -46,7 +50,7 @@ class Host:
         self._background = background
         self._compiler = Compiler()
         self._answers: list[Acked | Nacked] = []
-        self._local: NodeLocal | None = None
+        self.local: NodeLocal | None = None
         self.admin = folder / f"{name}-admin.sock"
         socket = folder / f"{name}-xds" / "xds.sock"
         self._server = XdsServer(socket, on_event=self._on_event)
@@ -85,7 +89,7 @@ class Host:
 
     def publish(self, world: World, local: NodeLocal) -> Snapshot:
         """Compile, publish, and wait until Envoy has it."""
-        self._local = local
+        self.local = local
         self._answers.clear()
         snapshot = self._compiler.compile(self._compiler.project(world, local))
         self.published = (local, snapshot)
@@ -96,8 +100,8 @@ class Host:
 
     def republish(self, world: World) -> Snapshot:
         """Another world, for the same host."""
-        assert self._local is not None
-        return self.publish(world, self._local)
+        assert self.local is not None
+        return self.publish(world, self.local)
 
     def _acked(self, snapshot: Snapshot) -> bool:
         if refused := [a for a in self._answers if isinstance(a, Nacked)]:

@@ -17,9 +17,11 @@ import msgspec
 import yaml
 from aiohttp import web
 
+from agent.envoy.admin import Admin
 from controlplane.demo.process import free_port
 from mesh import codec, validate
-from mesh.model import LocalPort, Object, ServicePort, Upstream, World
+from mesh.model import Endpoint, LocalPort, Object, Revision, ServicePort, ServiceRef, Upstream, World
+from mesh.model.world import EndpointRemoved, Upserted
 from tests.integration.compile.hosts import Background, Host
 from tests.support.meshes import TestCa, bundle, config, definition, endpoint, local, policy, rule, service, world
 
@@ -57,6 +59,8 @@ class App:
     grpc: int
     status: int = 200
     delay: float = 0.0
+    refuses: str = ""
+    """Answers 503 to callers whose SPIFFE id has this in it."""
     drop: bool = False
     """Hangs up once it has the request."""
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -79,7 +83,8 @@ class App:
         }
         if self.keeps:
             self.seen.append(said)
-        status = self.status
+        caller = request.headers.get("x-forwarded-client-cert", "")
+        status = 503 if self.refuses and self.refuses in caller else self.status
         if self.drop and request.transport:
             request.transport.abort()
         if self.delay:
@@ -134,8 +139,8 @@ class Rig:
         self.more: list[Host] = []
         """Hosts of a test's own that get the same objects."""
         self.callees = {name: Host(name, folder, self.background) for name in INSTANCES}
-        self._base = self._world()
-        self.world = self._base
+        self._first = self._world()
+        self._base = self.world = self._first
         self._publish_first()
 
     async def _serve(self, app: App) -> web.AppRunner:
@@ -206,18 +211,65 @@ class Rig:
         for host in (self.caller, *self.callees.values(), *self.more):
             host.republish(self.world)
 
+    def fresh(self) -> None:
+        """As it began."""
+        self._base = self._first
+        for app in self.apps.values():
+            app.status, app.delay, app.refuses = 200, 0.0, ""
+        self.caller_at("")
+        self.objects("")
+
+    def endpoints(self, name: str, *wanted: Endpoint) -> None:
+        """A Service's endpoints are these; what was applied stays."""
+        ref = ServiceRef("shop", name)
+        gone = [EndpointRemoved(ref, instance) for instance in self._base.endpoints.get(ref, {})]
+        there = [Upserted(obj, Revision(1)) for obj in wanted]
+        self._base = self._base.apply([*gone, *there], Revision(1))
+        self.world = self.world.apply([*gone, *there], Revision(1))
+        for host in (self.caller, *self.callees.values(), *self.more):
+            host.republish(self.world)
+
+    def change(self, **instances: dict[str, str]) -> None:
+        """Fields of endpoints of `api`, by instance."""
+        known = self.world.endpoints[ServiceRef("shop", "api")]
+        found = {name.removeprefix("api-"): obj for name, obj in known.items()}
+        for name, fields in instances.items():
+            spec = msgspec.structs.replace(found[name].spec, **fields)
+            found[name] = msgspec.structs.replace(found[name], spec=spec)
+        self.endpoints("api", *found.values())
+
+    def caller_at(self, locality: str) -> None:
+        """Where the caller's host says that it is."""
+        assert self.caller.local is not None
+        self.caller.publish(self.world, msgspec.structs.replace(self.caller.local, locality=locality))
+
+    def stats(self, pattern: str) -> Mapping[str, int]:
+        """Of the caller's proxy."""
+        return self.background.call(Admin(self.caller.admin).stats(pattern))
+
+    def at_once(self, count: int, path: str = "/", *, service: str = "api") -> list[Reply]:
+        """So many requests together."""
+
+        async def all_of_them() -> list[Reply]:
+            return await asyncio.gather(*(self.aget(path, service=service) for _ in range(count)))
+
+        return self.background.call(all_of_them())
+
     def get(
         self, path: str = "/", *, service: str = "api", method: str = "GET",
         headers: Iterable[tuple[str, str]] = (), host: str = "app", body: bytes = b"", port: int = 0,
     ) -> Reply:  # fmt: skip
         """One request through the caller's listener for a Service, or that on another port."""
-        port = port or self.listen[service]
-        return self.background.call(self._get(path, port, method, tuple(headers), host, body))
+        return self.background.call(
+            self.aget(path, service=service, method=method, headers=headers, host=host, body=body, port=port)
+        )
 
-    async def _get(
-        self, path: str, port: int, method: str, headers: tuple[tuple[str, str], ...], host: str, body: bytes
-    ) -> Reply:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def aget(
+        self, path: str = "/", *, service: str = "api", method: str = "GET",
+        headers: Iterable[tuple[str, str]] = (), host: str = "app", body: bytes = b"", port: int = 0,
+    ) -> Reply:  # fmt: skip
+        """The same, on the rig's own loop."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.listen[service])
         try:
             more = "".join(f"{k}: {v}\r\n" for k, v in headers)
             size = f"Content-Length: {len(body)}\r\n" if body else ""

@@ -5,7 +5,7 @@ import yaml
 
 from mesh import codec, pb
 from mesh.compile import Compiler, Snapshot, interest
-from mesh.model import Endpoint, NodeLocal, Object, Ref, ServiceRef, Upstream, World
+from mesh.model import Endpoint, NodeLocal, Object, Ref, ServicePort, ServiceRef, Upstream, World
 from tests.support.meshes import FAKE_ROOT, bundle, config, definition, endpoint, local, service, world
 
 PORTS = {"api": 80, "db": 5432, "replica": 5432}
@@ -120,8 +120,22 @@ def test_endpoints_move_when_their_place_or_labels_do():
 def test_what_tcp_cannot_have_is_said_and_left_out():
     found = made(known(policy("db", "healthCheck: {type: grpc}")))
     assert [(str(p.object), p.path) for p in found.problems] == [("TrafficPolicy shop/db", "spec.healthCheck")]
-    cluster = pb.Cluster.FromString(found.resources[pb.CLUSTER]["outbound|5432|db.shop|shop/web"].body)
-    assert not cluster.health_checks
+    assert not health_checks(found, "5432|db.shop")
+
+
+def health_checks(found: Snapshot, name: str) -> list[pb.HealthCheck]:
+    body = found.resources[pb.CLUSTER][f"outbound|{name}|shop/web"].body
+    return list(pb.Cluster.FromString(body).health_checks)
+
+
+def test_ports_that_cannot_answer_a_check_are_not_asked():
+    two = (ServicePort(port=80, protocol="http"), ServicePort(port=5432, protocol="tcp"))
+    calls = [Upstream(service="api", port=p, listen=f"127.0.0.1:{p}") for p in (80, 5432)]
+    here = local(definition("web", upstreams=calls))
+    found = made(world(service("api", ports=two), base=known(policy("api", "healthCheck: {type: http}"))), here)
+    assert found.problems == ()
+    assert health_checks(found, "80|api.shop")
+    assert not health_checks(found, "5432|api.shop")
 
 
 def test_endpoints_of_all_shares_of_connections_are_of_interest():
