@@ -15,7 +15,7 @@ def usable(roots: tuple[str, ...]) -> tuple[str, ...]:
     def good(pem: str) -> bool:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-        except (ssl.SSLError, ValueError):
+        except (ssl.SSLError, ValueError, TypeError):  # the last: not ASCII
             return False
         return True
 

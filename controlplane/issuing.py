@@ -15,7 +15,7 @@ from ca.seal import Cipher
 from ca.signer.builtin import BuiltinSigner
 from ca.signer.protocol import Signer, SignerError
 from ca.signer.vault import VaultSettings, VaultSigner
-from controlplane.api.tls import ServerTls, client_context
+from controlplane.api.tls import ServerTls, client_context, usable
 from controlplane.mirror import Mirror
 from controlplane.settings import Settings
 from controlplane.view import Touched
@@ -126,7 +126,8 @@ class Issuing:
             if touched.config and (config := mirror.view.config):
                 self.authority.life = lifetimes(config.spec)
             if touched.bundles and (known := mirror.view.bundle(self.authority.trust_domain)):
-                self._bundle_roots = known.spec.roots
+                # What stands in the store may be anything; it must not end this replica, or shut everybody out.
+                self._bundle_roots = usable(known.spec.roots)
                 self._reload()
 
         mirror.subscribe(notice)

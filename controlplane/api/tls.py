@@ -36,6 +36,19 @@ def _context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
     return context
 
 
+def usable(roots: Iterable[str]) -> tuple[str, ...]:
+    """Those that are certificates."""
+    return tuple(pem for pem in roots if _is_certificate(pem))
+
+
+def _is_certificate(pem: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError, TypeError):  # the last: not ASCII
+        return False
+    return True
+
+
 def client_context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
     """To dial another replica, as this one."""
     context = ssl.create_default_context(cadata="\n".join(roots))

@@ -5,6 +5,7 @@ import random
 import time
 
 import aiohttp
+import msgspec
 import pytest
 
 from ca import bundle
@@ -13,7 +14,9 @@ from ca.seal import Cipher
 from ca.signer.memory import MemorySigner
 from ca.signer.protocol import SignerUnavailable
 from controlplane.setup import InitOptions, init_store
+from mesh import codec, keys
 from mesh.store.memory import MemoryStore
+from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import DOMAIN, SEAL_KEY, mesh, namespace, replica, settings_for
 
@@ -110,5 +113,21 @@ def test_rotation_changes_the_servers_own_certificate(tmp_path):
             before = await served()
             assert (await cp.call("POST", "/v1/ca/rotate", {}))[0] == 200
             assert await served() != before
+
+    asyncio.run(run())
+
+
+def test_a_root_that_is_no_certificate_shuts_nobody_out(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            mine = cp.context.mirror.view.bundle(DOMAIN)
+            bad = ("nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "é")
+            spec = msgspec.structs.replace(mine.spec, roots=(*bad, *mine.spec.roots), sequence=mine.spec.sequence + 1)
+            worse = msgspec.structs.replace(mine, spec=spec)
+            await cp.store.txn((), (Put(keys.key_for(worse.ref), codec.encode(worse)),))
+            await aeventually(lambda: len(cp.context.mirror.view.bundle(DOMAIN).spec.roots) > len(mine.spec.roots))
+            assert (await cp.call("GET", "/readyz", token=None))[0] == 200
+            assert (await cp.call("POST", "/v1/register", {"instances": []}, tls=cp.node_tls("n1")))[0] == 200
 
     asyncio.run(run())
