@@ -214,9 +214,10 @@ def test_the_least_busy_is_preferred(mesh: Rig):
     mesh.objects(policy("loadBalancing: {algorithm: LeastRequest, choices: 10}"))
     app = mesh.apps["v1"]
     app.delay = 12.0
-    app.seen.clear()
+    for one in mesh.apps.values():
+        one.seen.clear()
     busy = [mesh.background.submit(mesh.aget("/busy")) for _ in range(12)]
-    eventually(lambda: app.seen, what="a request is under way")
+    eventually(lambda: sum(len(one.seen) for one in mesh.apps.values()) == 12, what="all are under way or answered")
     held = len(app.seen)
     assert answered(mesh, 30).keys() == {"v2", "v3"}
     assert len(app.seen) == held
