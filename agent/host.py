@@ -22,10 +22,24 @@ LOOK_SECONDS = 2.0
 """Between looks at services.d; SIGHUP and `reload` look at once."""
 
 
+_TRUST = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine
+)
+
+
+def _system_trust() -> str:
+    """Where the operating system has the roots that it trusts; without any, where they are looked for first."""
+    return next((place for place in _TRUST if Path(place).is_file()), _TRUST[0])
+
+
 class Host:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder = Path(settings.services_dir)
+        self._trust_file = settings.trust_file or _system_trust()
         self._stamp: definitions.Stamp | None = None
         self.definitions = definitions.Definitions()
 
@@ -68,6 +82,7 @@ class Host:
             gate=settings.gate,
             access_log=settings.access_log,
             locality=settings.locality,
+            trust_file=self._trust_file,
         )
 
     def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:

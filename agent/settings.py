@@ -54,6 +54,8 @@ class Settings(Frozen, frozen=True, kw_only=True):
     scrape: str = "127.0.0.1:15020"
     """Where Prometheus reads the agent's and Envoy's metrics; empty: nowhere."""
     access_log: str = "/dev/stdout"
+    trust_file: str = ""
+    """Roots in PEM for servers outside of the mesh. Empty: those that the operating system trusts."""
     envoy: EnvoySettings = EnvoySettings()
     gate: GateSpec | None = None
     """Set on hosts that stand in front of etcd."""

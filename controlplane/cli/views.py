@@ -94,6 +94,12 @@ def _backends(document: Document) -> str:
     return "; ".join(shown) or "-"
 
 
+def _tls(document: Document) -> str:
+    """The ports on which the proxy speaks TLS."""
+    secure = [p.get("port") for p in spec(document, "ports") or [] if (p.get("tls") or {}).get("mode") == "Originate"]
+    return text(secure)
+
+
 def _grant(side: str, name: str) -> Callable[[Document], str]:
     return lambda document: text([item.get(name) or "*" for item in spec(document, side) or []])
 
@@ -134,6 +140,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "TCPRoute": _ROUTE,
     "ReferenceGrant": (Column("FROM", _grant("from", "namespace")), Column("TO", _grant("to", "name"))),
     "TrafficPolicy": (Column("SERVICE", _target), Column("ABOUT", _says)),
+    "ExternalService": (
+        Column("WHERE", lambda d: text(spec(d, "hosts") or spec(d, "addresses"))),
+        Column("PORTS", _ports),
+        Column("TLS", _tls),
+    ),
     "Node": (
         Column("ADDRESS", _field("address")),
         Column("ROLES", lambda d: text(spec(d, "roles") or ["agent"])),

@@ -14,6 +14,8 @@ from typing import Literal
 import msgspec
 
 from mesh.model import (
+    ExternalPort,
+    ExternalService,
     GRPCRoute,
     HTTPRoute,
     Object,
@@ -26,7 +28,7 @@ from mesh.model import (
     TrafficPolicy,
 )
 from mesh.model.checks import label_fault, port_fault, shown
-from mesh.model.routing import SUBSET, BackendRef, ParentRef
+from mesh.model.routing import EXTERNAL, SUBSET, BackendRef, ParentRef
 from mesh.model.trafficpolicy import Subset, TrafficPolicySpec
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
@@ -50,8 +52,8 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    service: Service
-    port: ServicePort
+    service: Service | ExternalService
+    port: ServicePort | ExternalPort
     subset: str = ""
     """Only those of its endpoints that a policy has under this name; empty: all."""
 
@@ -74,7 +76,7 @@ def names_port(parent: ParentRef, port: ServicePort) -> bool:
     return parent.port in {0, port.port} and parent.section_name in {"", port.name}
 
 
-def fits(route: AnyRoute, port: ServicePort) -> bool:
+def fits(route: AnyRoute, port: ServicePort | ExternalPort) -> bool:
     """Can a port of this protocol have such a route? Connections of TCP have no requests to look at."""
     return (port.protocol in _HTTP) != isinstance(route, TCPRoute)
 
@@ -187,6 +189,12 @@ class Attached:
         found = self._objects.get(place)
         return found if isinstance(found, Service) else None
 
+    def external(self, ref: ServiceRef) -> ExternalService | None:
+        place = Ref("ExternalService", ref.namespace, ref.name)
+        self.asked.add(place)
+        found = self._objects.get(place)
+        return found if isinstance(found, ExternalService) else None
+
     def overruled(self, policy: TrafficPolicy) -> TrafficPolicy | None:
         """The policy with the same target that counts instead of this one, if another does."""
         target = policy.spec.target
@@ -222,6 +230,8 @@ class Attached:
         who may call is said by policies, and a route leads nowhere that its callers could not call themselves.
         """
         name, subset = backend.name, ""
+        if (backend.group, backend.kind) == EXTERNAL:
+            return self._external_port(route, ServiceRef(backend.namespace or route.metadata.namespace, name), backend)
         if (backend.group, backend.kind) == SUBSET:
             name, _, subset = backend.name.partition(".")
         elif (backend.group, backend.kind) != ("", "Service"):
@@ -245,7 +255,7 @@ class Attached:
     ) -> Resolved | Unresolved:
         if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
             return Unresolved("BackendNotFound", "the backend's name or port is not one")
-        if not self._permitted(route, ref):
+        if not self._permitted(route, ("", "Service"), ref):
             return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
         service = self.service(ref)
         if service is None:
@@ -259,14 +269,36 @@ class Attached:
             return Unresolved("BackendNotFound", f"Service {ref} lists no service account that may stand behind it")
         return Resolved(service, port)
 
-    def _permitted(self, route: AnyRoute, backend: ServiceRef) -> bool:
+    def _external_port(  # noqa: PLR0911 - one for each reason
+        self, route: AnyRoute, ref: ServiceRef, backend: BackendRef
+    ) -> Resolved | Unresolved:
+        if isinstance(route, TCPRoute):
+            # Shares of connections are load assignments, and nobody tells us of what is behind a name.
+            return Unresolved("InvalidKind", "a TCPRoute cannot send to an ExternalService: call it as an upstream")
+        if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
+            return Unresolved("BackendNotFound", "the backend's name or port is not one")
+        if not self._permitted(route, EXTERNAL, ref):
+            return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
+        found = self.external(ref)
+        if found is None:
+            return Unresolved("BackendNotFound", f"there is no ExternalService {ref}")
+        port = next((p for p in found.spec.ports if p.port == backend.port), None)
+        if port is None:
+            return Unresolved("BackendNotFound", f"ExternalService {ref} has no port {backend.port}")
+        if not fits(route, port):
+            return Unresolved(
+                "UnsupportedProtocol", f"port {port.port} of ExternalService {ref} speaks {port.protocol}"
+            )
+        return Resolved(found, port)
+
+    def _permitted(self, route: AnyRoute, target: tuple[str, str], backend: ServiceRef) -> bool:
         own = route.metadata.namespace
         parents = {parent_of(route, parent).namespace for parent in route.spec.parent_refs}
         if backend.namespace in {own, *parents}:
             return True
         self.asked.add(_grants_in(backend.namespace))
         grants = self._grants.get(backend.namespace, ())
-        return any(grant.allows(route.kind, own, backend.name) for grant in grants)
+        return any(grant.allows(route.kind, own, target, backend.name) for grant in grants)
 
 
 def _over(own: TrafficPolicySpec, common: TrafficPolicySpec) -> TrafficPolicySpec:

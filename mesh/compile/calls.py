@@ -7,13 +7,14 @@ from typing import Generic, TypeVar
 
 from mesh.compile import names
 from mesh.compile.attach import Applied, Attached, Policy, Token, touched
-from mesh.compile.connections import connections, hash_keys, spread, unfit
+from mesh.compile.connections import connections, hash_keys, outside_faults, spread, unfit
 from mesh.compile.names import defined
 from mesh.compile.policies import handling
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
 from mesh.compile.types import Problem
-from mesh.compile.view import Assignment, Backend, Connections, Outbound, Part
+from mesh.compile.view import Assignment, Backend, Connections, External, Outbound, Part
 from mesh.model import (
+    ExternalService,
     GRPCRoute,
     HTTPRoute,
     Identity,
@@ -47,12 +48,14 @@ class Known(Generic[T]):
 class Calls:
     outbound: tuple[Outbound, ...]
     backends: tuple[Backend, ...]
+    externals: tuple[External, ...]
     problems: tuple[Problem, ...]
     objects: Mapping[Ref, Object] = field(repr=False)
     local: NodeLocal = field(repr=False)
     upstreams: Mapping[str, Known[Outbound]] = field(repr=False)
     """By place. With the objects they were found in, they save the next run what has not changed."""
     targets: Mapping[tuple[str, Target], Known[Backend]] = field(repr=False)
+    outside: Mapping[tuple[str, Target], Known[External]] = field(repr=False)
 
 
 def calls(
@@ -86,7 +89,7 @@ def interest(world: World, definitions: Iterable[ServiceDefinition], attached: A
 def _led_to(attached: Attached, applied: Applied) -> Iterator[ServiceRef]:
     """Services that routes lead to."""
     for entry in entries(attached, applied.routes)[0]:
-        yield from (target.service for target in entry.targets)
+        yield from (target.service for target in entry.targets if not target.external)
     if divided := split(attached, applied.routes)[0]:
         yield from (share.target.service for share in divided.shares)
 
@@ -107,23 +110,31 @@ class _Calls:
         self._problems: list[Problem] = []
         self._upstreams: dict[str, Known[Outbound]] = {}
         self._targets: dict[tuple[str, Target], Known[Backend]] = {}
+        self._externals: dict[tuple[str, Target], Known[External]] = {}
 
     def of(self, definitions: list[ServiceDefinition]) -> Calls:
         outbound = tuple(self._outbound(definitions))
         problems = [*self._problems, *(p for known in self._upstreams.values() for p in known.problems)]
         for upstream in outbound:
             for target in upstream.targets:
-                self._target(upstream, target)
+                if target.external:
+                    self._outside_target(upstream.identity, target)
+                else:
+                    self._target(upstream, target)
         known = [self._targets[key] for key in sorted(self._targets)]
+        outside = [self._externals[key] for key in sorted(self._externals)]
         problems += (p for one in known for p in one.problems)
+        problems += (p for one in outside for p in one.problems)
         return Calls(
             outbound,
             tuple(one.value for one in known),
+            tuple(one.value for one in outside),
             tuple(dict.fromkeys(problems)),
             objects=self._world.objects,
             local=self._local,
             upstreams=self._upstreams,
             targets=self._targets,
+            outside=self._externals,
         )
 
     def _find(self, known: Known[T] | None, find: Callable[[], T]) -> Known[T]:
@@ -147,6 +158,10 @@ class _Calls:
         if upstream.split is not None and known is not None and not _same_shares(known.value, upstream.split):
             known = None
         self._targets[key] = self._find(known, lambda: self._backend(upstream, target))
+
+    def _outside_target(self, identity: str, target: Target) -> None:
+        known = self._before.outside.get((identity, target)) if self._before else None
+        self._externals[identity, target] = self._find(known, partial(self._external, identity, target))
 
     def _note(self, ref: Ref | None, path: str, reason: str) -> None:
         self._problems.append(Problem(ref, path, reason))
@@ -175,6 +190,9 @@ class _Calls:
         service = self._attached.service(ref)
         port = _port(service, upstream.port)
         applied = Applied()
+        outside = self._attached.external(ref) if service is None else None
+        if outside is not None:
+            return self._to_outside(definition, upstream, place, outside)
         if service is None:
             fault, path = f"there is no Service {ref}", f"{place}.service"
         elif port is None:
@@ -200,6 +218,45 @@ class _Calls:
         )
         return self._as_told(found)
 
+    def _to_outside(
+        self, definition: ServiceDefinition, upstream: Upstream, place: str, outside: ExternalService
+    ) -> Outbound:
+        ref = outside.service
+        port = next((p for p in outside.spec.ports if p.port == upstream.port), None)
+        fault = "" if port else f"ExternalService {ref} has no port {upstream.port}"
+        if fault:
+            self._note(outside.ref, f"{place}.port", fault)
+        found = Outbound(
+            identity=definition.identity,
+            listen=upstream.listen,
+            service=ref,
+            port=upstream.port,
+            protocol=port.protocol if port else None,
+            fault=fault,
+            external=True,
+            handling=handling(self._attached, ref, upstream.port, definition.identity, self._local.trust_domain),
+        )
+        return self._as_told(found)
+
+    def _external(self, identity: str, target: Target) -> External:
+        found = self._attached.external(target.service)
+        assert found is not None, "only what was found is a target"
+        policy = self._attached.policy(target.service, target.port)
+        port = next(port for port in found.spec.ports if port.port == target.port)
+        said = connections(policy, port.protocol)
+        if policy:
+            self._note_all(Fault(*words) for words in outside_faults(policy))
+        return External(
+            identity=identity,
+            target=target,
+            port=port,
+            host=found.host,
+            addresses=found.spec.addresses,
+            trust_file=self._local.trust_file,
+            connections=said,
+            policies=policy.sources if policy and said != Connections() else frozenset(),
+        )
+
     def _as_told(self, upstream: Outbound) -> Outbound:
         """With what policies say that routes and listeners are made from."""
         sources: set[Ref] = set()
@@ -213,7 +270,14 @@ class _Calls:
         idle = policy.spec.timeouts.idle if policy and upstream.protocol == "tcp" else ""
         if policy and idle:
             sources |= policy.sources
-        return replace(upstream, hashes=tuple(hashes), idle=idle, policies=frozenset(sources))
+        hosts = tuple(
+            (target, name) for target in upstream.targets if target.external and (name := self._called_outside(target))
+        )
+        return replace(upstream, hashes=tuple(hashes), idle=idle, hosts=hosts, policies=frozenset(sources))
+
+    def _called_outside(self, target: Target) -> str:
+        found = self._attached.external(target.service)
+        return next((found.authority(p) for p in found.spec.ports if p.port == target.port), "") if found else ""
 
     def _entries(self, applied: Applied) -> tuple[Entry, ...] | None:
         if not any(isinstance(route, HTTPRoute | GRPCRoute) for route in applied.routes):
@@ -267,7 +331,7 @@ class _Calls:
                 self._note(ref, path, reason)
 
     def _plain(self, target: Target) -> Assignment:
-        return Assignment(names.load_assignment(*target), (self._part(target),))
+        return Assignment(names.load_assignment(*target[:3]), (self._part(target),))
 
     def _divided(self, upstream: Outbound, divided: TcpSplit) -> Assignment:
         """Endpoints of all shares in one assignment: weights change without touching a connection."""
@@ -280,7 +344,7 @@ class _Calls:
         )
 
     def _part(self, target: Target) -> Part:
-        subset = self._attached.subset(*target) if target.subset else None
+        subset = self._attached.subset(*target[:3]) if target.subset else None
         policy = self._attached.policy(target.service, target.port)
         return Part(
             target,

@@ -37,7 +37,9 @@ LOCAL_FAILURES = _OUTLIERS.consecutive_connect_failures
 
 
 def name(identity: str, target: Target) -> str:
-    return names.outbound(identity, *target)
+    if target.external:
+        return names.external(identity, target.service, target.port)
+    return names.outbound(identity, target.service, target.port, target.subset)
 
 
 def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
@@ -49,7 +51,7 @@ def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
         eds_cluster_config=pb.Cluster.EdsClusterConfig(eds_config=ADS, service_name=backend.assignment.name),
         connect_timeout=pb.duration(seconds(said.connect) if said.connect else CONNECT_SECONDS),
         circuit_breakers=limits(said.breaking, said.budget),
-        outlier_detection=_outliers(said.outliers or _OUTLIERS),
+        outlier_detection=outliers(said.outliers),
         common_lb_config=pb.Cluster.CommonLbConfig(
             # Never to those who say of themselves that they are not well (mesh.compile.endpoints has the last resort).
             healthy_panic_threshold=pb.Percent(value=said.balancing.panic_percent if said.balancing else 0),
@@ -59,7 +61,7 @@ def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
         ignore_health_on_host_removal=True,
         upstream_bind_config=pb.BindConfig(socket_options=socket_options(said.keepalive or TcpKeepalive())),
     )
-    _balance(found, said.balancing or LoadBalancing())
+    balance(found, said.balancing or LoadBalancing())
     if backend.route is not None or any(part.spread and part.spread.weights for part in backend.assignment.parts):
         found.common_lb_config.locality_weighted_lb_config.SetInParent()
     _secure(found, frame, backend)
@@ -103,7 +105,7 @@ def _http(age: int, said: Connections) -> pb.UpstreamHttpOptions:
 # --- who gets the next one -------------------------------------------------------------------------------------------
 
 
-def _balance(found: pb.Cluster, balancing: LoadBalancing) -> None:
+def balance(found: pb.Cluster, balancing: LoadBalancing) -> None:
     found.lb_policy = _POLICIES[balancing.algorithm]
     if balancing.algorithm == "LeastRequest":
         found.least_request_lb_config.choice_count.value = balancing.choices
@@ -124,8 +126,9 @@ def _slow_start(slow: SlowStart) -> pb.Cluster.SlowStartConfig:
 # --- who is left out -------------------------------------------------------------------------------------------------
 
 
-def _outliers(said: OutlierDetection) -> pb.OutlierDetection:
+def outliers(policy: OutlierDetection | None) -> pb.OutlierDetection:
     """A criterion of 0 is told to Envoy as one that is never enforced."""
+    said = policy or _OUTLIERS
     found = pb.OutlierDetection(
         interval=pb.duration(seconds(said.interval)),
         base_ejection_time=pb.duration(seconds(said.base_ejection)),

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh import pb
-from mesh.compile import clusters, endpoints, gate, inbound, names, outbound, tls
+from mesh.compile import clusters, endpoints, external, gate, inbound, names, outbound, tls
 from mesh.compile.layered import Layered, over
 from mesh.compile.project import project
 from mesh.compile.rules import Target
@@ -203,6 +203,7 @@ class _Run:
         self._secrets()
         self._inbound()
         self._backends()
+        self._externals()
         for upstream in self._frame.outbound:
             self._upstream(upstream)
         self._gate()
@@ -290,6 +291,12 @@ class _Run:
                 self._callable.add((backend.identity, backend.target))
                 for service in backend.assignment.services:
                     self.wanted.setdefault(service, {})[backend.assignment.name] = backend.assignment
+
+    def _externals(self) -> None:
+        for found in self._frame.externals:
+            name = clusters.name(found.identity, found.target)
+            if self._add(pb.CLUSTER, name, found, partial(external.cluster, found), found.sources):
+                self._callable.add((found.identity, found.target))
 
     def _upstream(self, upstream: Outbound) -> None:
         frame, name, blame = self._frame, outbound.name(upstream), upstream.sources

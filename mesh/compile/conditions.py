@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mesh.compile.attach import AnyRoute, Attached, Unresolved, fits, names_port, parent_of
-from mesh.model import GRPCRoute, HTTPRoute, Object, Ref, Service, ServicePort, TCPRoute, TrafficPolicy
+from mesh.model import ExternalService, GRPCRoute, HTTPRoute, Object, Ref, Service, ServicePort, TCPRoute, TrafficPolicy
 from mesh.model.grpcroute import GrpcFilter, GrpcRule
 from mesh.model.httproute import HttpFilter, HttpRule
 from mesh.model.routing import BackendRef, ParentRef
@@ -127,9 +127,10 @@ def _backends(route: AnyRoute) -> Iterator[tuple[str, BackendRef]]:
 
 def _policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Condition:
     target, namespace = policy.spec.target, policy.metadata.namespace
-    service = objects.get(Ref("Service", namespace, target.service))
-    if not isinstance(service, Service):
-        message = f"there is no Service {target.service}.{namespace}"
+    places = [Ref(kind, namespace, target.service) for kind in ("Service", "ExternalService")]
+    service = next((objects[place] for place in places if place in objects), None)
+    if not isinstance(service, Service | ExternalService):
+        message = f"there is no Service or ExternalService {target.service}.{namespace}"
         return Condition("Accepted", fine=False, reason="TargetNotFound", message=message)
     if target.port and all(port.port != target.port for port in service.spec.ports):
         message = f"Service {service.service} has no port {target.port}"

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from mesh.compile.attach import Policy
 from mesh.compile.spread import Spread
 from mesh.compile.view import Connections
-from mesh.model import Protocol
+from mesh.model import Protocol, Ref
 from mesh.model.trafficpolicy import HashKey, TrafficPolicySpec
 
 _ASKED: dict[str, frozenset[Protocol]] = {
@@ -45,6 +45,18 @@ def spread(policy: Policy | None, here: str) -> Spread | None:
 def hash_keys(policy: Policy | None) -> tuple[HashKey, ...]:
     balancing = policy.spec.load_balancing if policy else None
     return balancing.hash if balancing else ()
+
+
+def outside_faults(policy: Policy) -> Iterator[tuple[Ref, str, str]]:
+    """What cannot be had of an ExternalService: whose word it is, the path, and the reason."""
+    for section, path, reason in (
+        ("health_check", "spec.healthCheck", "nobody asks a server outside of the mesh for its health"),
+        ("locality", "spec.locality", "nobody knows where a server outside of the mesh is"),
+        ("subsets", "spec.subsets", "a server outside of the mesh has no labels"),
+        ("rate_limits", "spec.rateLimits", "nobody of ours stands in front of a server outside of the mesh"),
+    ):
+        if getattr(policy.spec, section):
+            yield policy.origin(section), path, reason
 
 
 def unfit(spec: TrafficPolicySpec, protocols: Collection[Protocol]) -> Iterator[tuple[str, str]]:

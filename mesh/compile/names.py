@@ -49,6 +49,11 @@ def inbound_route(service: ServiceRef, port: int) -> str:
     return f"inbound|{port}|{service}"
 
 
+def external(identity: str, service: ServiceRef, port: int) -> str:
+    """The cluster of an ExternalService, as this identity calls it."""
+    return f"external|{port}|{service}|{identity}"
+
+
 def outbound(identity: str, service: ServiceRef, port: int, subset: str = "") -> str:
     """Cluster and route of an upstream, as this identity calls it."""
     return f"outbound|{port}|{_some(service, subset)}|{identity}"

@@ -43,6 +43,8 @@ def tcp_shares(upstream: Outbound, fault: str) -> tuple[tuple[str, int], ...]:
     if fault or (divided is not None and not divided.shares):
         return ((names.UNAVAILABLE, 1),)
     lost = ((names.UNAVAILABLE, divided.lost),) if divided and divided.lost else ()
+    if upstream.external:
+        return ((clusters.name(upstream.identity, upstream.target), 1),)
     return ((name(upstream), sum(share.weight for share in divided.shares) if lost and divided else 1), *lost)
 
 
@@ -119,6 +121,7 @@ def _routes(upstream: Outbound) -> Iterator[pb.Route]:
             upstream.entries,
             lambda target: clusters.name(upstream.identity, target),
             upstream.hash_keys,
+            dict(upstream.hosts),
             tries,
             upstream.port,
         )
@@ -129,7 +132,9 @@ def _routes(upstream: Outbound) -> Iterator[pb.Route]:
         http.to_cluster(here, tries.other, seconds=tries.seconds),
     ):
         found.route.hash_policy.extend(routes.hash_policies(upstream.hash_keys((upstream.target,))))
-        yield found
+        for _, called in upstream.hosts:
+            found.route.host_rewrite_literal = called
+        yield routes.outside(found) if upstream.external else found
 
 
 def unavailable_cluster() -> pb.Cluster:

@@ -94,6 +94,7 @@ class _Projection:
             inbound=inbound,
             outbound=called.outbound,
             backends=called.backends,
+            externals=called.externals,
             identities=tuple((n, local.identities[n]) for n in sorted(needed & local.identities.keys())),
             roots=roots,
             roots_source=source,

@@ -4,12 +4,12 @@ Each entry becomes up to three: one that answers for the share of backends that 
 may be repeated without harm, and one for all others; the latter two differ in what is tried again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import re2
 
 from mesh import pb
-from mesh.compile import http, matching
+from mesh.compile import http, matching, names
 from mesh.compile import tries as trying
 from mesh.compile.rules import Entry, Mirror, Target
 from mesh.model.duration import seconds
@@ -23,7 +23,13 @@ Cluster = Callable[[Target], str]
 Hashes = Callable[[Iterable[Target]], Iterable[HashKey]]
 """What requests that may go to any of these targets are hashed by."""
 
+Hosts = Mapping[Target, str]
+"""What targets outside of the mesh are called in requests, if they have a name."""
+
 _IDEMPOTENT = frozenset(http.IDEMPOTENT.split("|"))
+
+_PROXYS_WORDS = (names.DENIED_BY, names.LIMITED_BY)
+"""Headers by which a callee's proxy says why it refuses; a server outside of the mesh has none."""
 
 _MILLION = 1_000_000
 _LOST, _LOST_GRPC = 500, 503  # for gRPC 503 reads UNAVAILABLE, as GRPCRoute wants it
@@ -39,7 +45,7 @@ _CODES = {
 
 
 def routes(
-    entries: Iterable[Entry], cluster: Cluster, hashes: Hashes, tries: http.Tries, port: int
+    entries: Iterable[Entry], cluster: Cluster, hashes: Hashes, hosts: Hosts, tries: http.Tries, port: int
 ) -> Iterator[pb.Route]:
     """All routes of one virtual host; at last the answer to what nothing matches. `port`: the Service's."""
     for entry in entries:
@@ -47,6 +53,7 @@ def routes(
             if route.HasField("route"):
                 keys = hashes(share.target for share in entry.shares)
                 route.route.hash_policy.extend(hash_policies(keys))
+                _call_by_name(route.route, entry, hosts)
             yield route
     yield http.answer(_NO_MATCH, "no rule of the routes for this Service matches")
 
@@ -96,7 +103,35 @@ def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy, limit: float) -
     if entry.rewrite is not None:
         _rewrite(action, entry.rewrite, entry.match)
     action.request_mirror_policies.extend(_mirror(mirror, cluster) for mirror in entry.mirrors)
-    return _finished(entry, pb.Route(route=action))
+    if any(share.target.external for share in entry.shares):
+        _believe_nobody(action.retry_policy)
+    route = _finished(entry, pb.Route(route=action))
+    if plain and entry.shares[0].target.external:
+        route.response_headers_to_remove.extend(_PROXYS_WORDS)
+    return route
+
+
+def outside(route: pb.Route) -> pb.Route:
+    """For requests that leave the mesh: what a server says there is no proxy's word."""
+    _believe_nobody(route.route.retry_policy)
+    route.response_headers_to_remove.extend(_PROXYS_WORDS)
+    return route
+
+
+def _believe_nobody(retry: pb.RetryPolicy) -> None:
+    """Who says that no application has seen a request."""
+    retry.retry_on = ",".join(c for c in retry.retry_on.split(",") if c != "retriable-headers")
+    del retry.retriable_headers[:]
+
+
+def _call_by_name(action: pb.RouteAction, entry: Entry, hosts: Hosts) -> None:
+    """Servers outside of the mesh are told the name that they know, unless the rule has another."""
+    if action.host_rewrite_literal:
+        return
+    places = action.weighted_clusters.clusters or [action]
+    for place, share in zip(places, entry.shares, strict=True):
+        if name := hosts.get(share.target):
+            place.host_rewrite_literal = name
 
 
 def _finished(entry: Entry, route: pb.Route) -> pb.Route:
@@ -124,6 +159,8 @@ def _split(entry: Entry, cluster: Cluster) -> pb.WeightedCluster:
         if share.response:
             part.response_headers_to_add.extend(_added(share.response))
             part.response_headers_to_remove.extend(share.response.remove)
+        if share.target.external:
+            part.response_headers_to_remove.extend(_PROXYS_WORDS)
         clusters.append(part)
     return pb.WeightedCluster(clusters=clusters)
 

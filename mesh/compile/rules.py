@@ -13,7 +13,7 @@ import re2
 
 from mesh.compile import names
 from mesh.compile.attach import AnyRoute, Attached, Resolved, Unresolved, age
-from mesh.model import GRPCRoute, HTTPRoute, Ref, ServiceRef, TCPRoute
+from mesh.model import ExternalService, GRPCRoute, HTTPRoute, Ref, ServiceRef, TCPRoute
 from mesh.model.grpcroute import GrpcBackendRef, GrpcFilter, GrpcMatch, GrpcRule
 from mesh.model.httproute import HttpBackendRef, HttpFilter, HttpMatch, HttpRetry, HttpRule, HttpTimeouts, PathMatch
 from mesh.model.routing import Cors, HeaderModifier, RequestMirror, RequestRedirect, UrlRewrite
@@ -28,6 +28,8 @@ class Target(NamedTuple):
     port: int
     subset: str = ""
     """Only those of its endpoints; empty: all."""
+    external: bool = False
+    """An ExternalService's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def split(attached: Attached, routes: Iterable[AnyRoute]) -> tuple[TcpSplit | No
 
 
 def _target(found: Resolved) -> Target:
-    return Target(found.service.service, found.port.port, found.subset)
+    return Target(found.service.service, found.port.port, found.subset, isinstance(found.service, ExternalService))
 
 
 def _rules(route: HTTPRoute | GRPCRoute) -> Iterator[HttpRule | GrpcRule]:

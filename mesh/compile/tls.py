@@ -100,6 +100,19 @@ def files_client(*, ca: str, cert: str, key: str, server_name: str) -> pb.Transp
     return _socket(pb.UpstreamTlsContext(common_tls_context=common, sni=server_name, max_session_keys=pb.uint32(0)))
 
 
+def outside(
+    *, sni: str, names: list[pb.SubjectAltNameMatcher], roots: pb.DataSource, alpn: tuple[str, ...]
+) -> pb.TransportSocket:
+    """Towards a server outside of the mesh that these roots know under one of these names. It sees no name of ours."""
+    assert names, "no name to compare would mean: whoever these roots know"
+    common = pb.CommonTlsContext(
+        tls_params=pb.TlsParameters(tls_minimum_protocol_version=pb.TlsParameters.TLSv1_2),
+        validation_context=pb.CertificateValidationContext(trusted_ca=roots, match_typed_subject_alt_names=names),
+        alpn_protocols=alpn,
+    )
+    return _socket(pb.UpstreamTlsContext(common_tls_context=common, sni=sni))
+
+
 def certificate(identity: str, chain_pem: str, key_pem: str) -> pb.Secret:
     return pb.Secret(
         name=names.secret(identity),

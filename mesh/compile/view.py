@@ -8,7 +8,18 @@ from mesh.compile import names
 from mesh.compile.rules import Entry, Target, TcpSplit
 from mesh.compile.spread import Spread
 from mesh.compile.types import Problem
-from mesh.model import Endpoint, GateSpec, Identity, NodeLocal, Object, Protocol, Ref, Revision, ServiceRef
+from mesh.model import (
+    Endpoint,
+    ExternalPort,
+    GateSpec,
+    Identity,
+    NodeLocal,
+    Object,
+    Protocol,
+    Ref,
+    Revision,
+    ServiceRef,
+)
 from mesh.model.trafficpolicy import (
     CircuitBreaking,
     ClientHealthCheck,
@@ -91,7 +102,7 @@ class Part:
     @property
     def socket(self) -> str:
         """The TLS context of its endpoints, if parts of several Services are in one cluster."""
-        return names.load_assignment(*self.target) if self.weight else ""
+        return names.load_assignment(*self.target[:3]) if self.weight else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,10 @@ class Outbound:
     """TCP: a policy's word on connections on which nothing moves. It is the listener's to end them."""
     policies: frozenset[Ref] = frozenset()
     """Those that `hashes` and `idle` are from."""
+    external: bool = False
+    """It is an ExternalService's port."""
+    hosts: tuple[tuple[Target, str], ...] = ()
+    """What those of its targets are called in requests that are outside of the mesh and have a name."""
     handling: Handling = Handling()
 
     def hash_keys(self, targets: Iterable[Target]) -> tuple[HashKey, ...]:
@@ -172,11 +187,11 @@ class Outbound:
 
     @property
     def source(self) -> Ref:
-        return Ref("Service", self.service.namespace, self.service.name)
+        return Ref("ExternalService" if self.external else "Service", self.service.namespace, self.service.name)
 
     @property
     def target(self) -> Target:
-        return Target(self.service, self.port)
+        return Target(self.service, self.port, external=self.external)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -221,6 +236,27 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class External:
+    """An ExternalService's port as one identity of this host calls it."""
+
+    identity: str
+    target: Target
+    port: ExternalPort
+    host: str
+    """Its DNS name; empty: `addresses`."""
+    addresses: tuple[str, ...]
+    trust_file: str
+    """The roots that the host trusts."""
+    connections: Connections = Connections()
+    policies: frozenset[Ref] = frozenset()
+    """Those that `connections` are from."""
+
+    @property
+    def sources(self) -> frozenset[Ref]:
+        return frozenset({Ref("ExternalService", *self.target.service), *self.policies})
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """The part that changes rarely: all but endpoints."""
 
@@ -234,6 +270,8 @@ class Frame:
     outbound: tuple[Outbound, ...] = ()
     backends: tuple[Backend, ...] = ()
     """All that `outbound` leads to, each once."""
+    externals: tuple[External, ...] = ()
+    """The same, of what is outside of the mesh."""
     identities: tuple[tuple[str, Identity], ...] = ()
     """Certificates held, of those that something here needs; sorted by name."""
     roots: tuple[str, ...] = ()

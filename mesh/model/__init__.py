@@ -23,6 +23,7 @@ from mesh.model.core import (
     TrustBundle,
     TrustBundleSpec,
 )
+from mesh.model.externalservice import ExternalPort, ExternalService
 from mesh.model.grpcroute import GRPCRoute
 from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import (
@@ -64,6 +65,8 @@ __all__ = [
     "AuthorizationTarget",
     "Endpoint",
     "EndpointSpec",
+    "ExternalPort",
+    "ExternalService",
     "Frozen",
     "GRPCRoute",
     "GateSpec",

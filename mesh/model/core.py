@@ -90,6 +90,9 @@ class MeshConfigSpec(Frozen, frozen=True, kw_only=True):
     cluster: str = "default"
     """A DNS label; the last but one label of every SNI of this cluster."""
     authorization_default: Literal["Deny", "Allow"] = "Deny"
+    egress: Literal["Allow", "RegisteredOnly"] = "Allow"
+    """May applications reach names that nobody registered? With explicit upstreams they cannot, in either mode: an
+    upstream names a Service or an ExternalService."""
     liveness_grace_seconds: float = 15.0
     workload_ttl_seconds: int = 72 * 3600
     node_ttl_seconds: int = 30 * 86400

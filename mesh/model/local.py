@@ -208,6 +208,8 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     """PEM, from join or disk: used while the world holds no bundle of our trust domain."""
     mtls_port: int = MTLS_PORT
     gate: GateSpec | None = None
+    trust_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    """The roots that the host itself trusts, for servers outside of the mesh."""
     access_log: str = "/dev/stdout"
     locality: str = ""
     """`region[/zone[/subzone]]`; empty: not known."""

@@ -1,4 +1,4 @@
-"""ReferenceGrant (gateway.networking.k8s.io/v1): a namespace lets routes of others send to its Services."""
+"""ReferenceGrant (gateway.networking.k8s.io/v1): a namespace lets routes of others send to what is there."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -7,8 +7,9 @@ import msgspec
 
 from mesh.model.base import Frozen, Object, Ref, Violation
 from mesh.model.checks import at, label_fault, shown
-from mesh.model.routing import GROUP, subdomain_fault, too_many
+from mesh.model.routing import EXTERNAL, GROUP, subdomain_fault, too_many
 
+TARGETS = (("", "Service"), EXTERNAL)
 ROUTE_KINDS = ("HTTPRoute", "GRPCRoute", "TCPRoute")
 
 
@@ -50,15 +51,15 @@ class ReferenceGrant(Object, frozen=True, kw_only=True):
             yield from at(f"{where}.namespace", label_fault(source.namespace))
         for index, target in enumerate(self.spec.targets):
             where = f"spec.to[{index}]"
-            if (target.group, target.kind) != ("", "Service"):
+            if (target.group, target.kind) not in TARGETS:
                 reason = f"{shown(f'{target.group}/{target.kind}')} is nothing that a route can send to: a Service is"
                 yield Violation(path=f"{where}.kind", reason=reason)
             if target.name:
                 yield from at(f"{where}.name", label_fault(target.name))
 
-    def allows(self, route_kind: str, namespace: str, service: str) -> bool:
-        """May routes of this kind and namespace send to this Service of the grant's namespace?"""
+    def allows(self, route_kind: str, namespace: str, target: tuple[str, str], name: str) -> bool:
+        """May routes of this kind and namespace send to this name in the grant's? `target`: its group and kind."""
         spec = self.spec
         return any((s.group, s.kind, s.namespace) == (GROUP, route_kind, namespace) for s in spec.sources) and any(
-            (t.group, t.kind) == ("", "Service") and t.name in {"", service} for t in spec.targets
+            (t.group, t.kind) == target and t.name in {"", name} for t in spec.targets
         )

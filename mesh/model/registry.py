@@ -7,6 +7,7 @@ import msgspec
 from mesh.model.authorization import AuthorizationPolicy
 from mesh.model.base import Object
 from mesh.model.core import MeshConfig, Namespace, Node, TrustBundle
+from mesh.model.externalservice import ExternalService
 from mesh.model.grpcroute import GRPCRoute
 from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import Endpoint, Instance
@@ -57,6 +58,7 @@ KINDS: dict[str, Kind] = {
         ReferenceGrant, "referencegrants", True, "objects", True, ("refgrant",), (f"{GROUP}/v1beta1",), kubernetes=True
     ),
     "TrafficPolicy": Kind(TrafficPolicy, "trafficpolicies", True, "objects", True, ("tp",)),
+    "ExternalService": Kind(ExternalService, "externalservices", True, "objects", True, ("ext",)),
     "Node": Kind(Node, "nodes", False, "private", True),
     "Instance": Kind(Instance, "instances", True, "private", False, ("inst",)),
     "Endpoint": Kind(Endpoint, "endpoints", True, "endpoints", False, ("ep",)),

@@ -14,6 +14,7 @@ from mesh.model.checks import at, label_fault, number_fault, port_fault, repeate
 
 GROUP = "gateway.networking.k8s.io"
 SUBSET = ("holdfast.dev", "ServiceSubset")
+EXTERNAL = ("holdfast.dev", "ExternalService")
 """Group and kind of a backend that is a subset of a Service: `<service>.<subset>`, as a TrafficPolicy names it."""
 
 MAX_PARENTS, MAX_RULES, MAX_BACKENDS, MAX_FILTERS, MAX_MATCHES, MAX_ALL_MATCHES = 32, 16, 16, 16, 64, 128
@@ -176,7 +177,7 @@ def _namespace(where: str, namespace: str) -> Iterator[Violation]:
 
 def backend_faults(where: str, backend: BackendRef) -> Iterator[Violation]:
     """Form only. A kind that does not exist is not refused: the specification has its share answered with 500."""
-    if (backend.group, backend.kind) == ("", "Service"):
+    if (backend.group, backend.kind) in {("", "Service"), EXTERNAL}:
         yield from at(f"{where}.name", label_fault(backend.name))
         if not backend.port:
             yield Violation(path=f"{where}.port", reason="is missing: a Service is called on a port")

@@ -191,3 +191,57 @@ def test_a_resolved_backend_has_its_port():
     outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0])
     assert isinstance(outcome, Resolved)
     assert (outcome.service.service, outcome.port.protocol) == (API, "http")
+
+
+def an_external(namespace: str = "shop", protocol: str = "http") -> str:
+    return f"""
+---
+apiVersion: holdfast.dev/v1
+kind: ExternalService
+metadata: {{name: ext, namespace: {namespace}}}
+spec: {{hosts: [a.test], ports: [{{port: 443, protocol: {protocol}}}]}}
+"""
+
+
+def a_grant(kind: str) -> str:
+    return f"""
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {{name: g, namespace: other}}
+spec:
+  from: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}}]
+  to: [{kind}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "more", "reason"),
+    [
+        ("HTTPRoute", "", an_external(), ""),
+        ("HTTPRoute", "", "", "BackendNotFound"),
+        ("HTTPRoute", "", a_service("ext"), "BackendNotFound"),
+        ("HTTPRoute", "", an_external(protocol="tcp"), "UnsupportedProtocol"),
+        ("TCPRoute", "", an_external(protocol="tcp"), "InvalidKind"),
+        ("HTTPRoute", ", namespace: other", an_external("other"), "RefNotPermitted"),
+        (
+            "HTTPRoute",
+            ", namespace: other",
+            an_external("other") + a_grant("{group: '', kind: Service}"),
+            "RefNotPermitted",
+        ),
+        (
+            "HTTPRoute",
+            ", namespace: other",
+            an_external("other") + a_grant("{group: holdfast.dev, kind: ExternalService, name: ext}"),
+            "",
+        ),
+    ],
+)
+def test_backends_outside_of_the_mesh(kind: str, to: str, more: str, reason: str):
+    backend = f"{{group: holdfast.dev, kind: ExternalService, name: ext, port: 443{to}}}"
+    known = objects(a_service("api") + a_route("r", kind=kind, to=backend) + more)
+    route = known[Ref(kind, "shop", "r")]
+    assert isinstance(route, HTTPRoute | TCPRoute)
+    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0])
+    assert (outcome.reason if isinstance(outcome, Unresolved) else "") == reason

@@ -129,10 +129,10 @@ spec:
     assert [validate.validate(obj) for obj in found if isinstance(obj, Object)] == [()] * 4
     grant = found[2]
     assert isinstance(grant, ReferenceGrant)
-    assert grant.allows("HTTPRoute", "web", "api")
-    assert not grant.allows("HTTPRoute", "web", "db")
-    assert not grant.allows("TCPRoute", "web", "api")
-    assert not grant.allows("HTTPRoute", "other", "api")
+    assert grant.allows("HTTPRoute", "web", ("", "Service"), "api")
+    assert not grant.allows("HTTPRoute", "web", ("", "Service"), "db")
+    assert not grant.allows("TCPRoute", "web", ("", "Service"), "api")
+    assert not grant.allows("HTTPRoute", "other", ("", "Service"), "api")
 
 
 @pytest.mark.parametrize(
