@@ -389,7 +389,7 @@ def test_roots_that_are_no_certificates_are_left_out(tmp_path):
     async def scenario(cp, disk):
         stored = await join(settings(tmp_path, cp), disk, await token(cp), exchange.run, time.time())
         (good,) = stored.roots
-        assert tls.usable(("garbage", good, "", good.replace("M", "!"))) == (good,)
+        assert tls.usable(("garbage", good, "", "é", good.replace("M", "!"))) == (good,)
         tls.context(tls.usable(("garbage", good)), stored.own)
 
     with_cp(tmp_path, scenario)
