@@ -20,10 +20,10 @@ from mesh.model.routing import (
     WeightedBackendRef,
     backend_faults,
     filters_faults,
+    head_faults,
     mirror_faults,
     modifier_faults,
     names_faults,
-    parents_faults,
     subdomain_fault,
     too_many,
     unsupported,
@@ -99,11 +99,7 @@ class GRPCRoute(Object, frozen=True, kw_only=True):
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         del existing
         spec = self.spec
-        yield from parents_faults(spec.parent_refs)
-        yield from unsupported(
-            "spec.hostnames", spec.hostnames, "a Service is called by its name; match the header Host instead"
-        )
-        yield from unsupported("spec.useDefaultGateways", spec.use_default_gateways, "there are no default gateways")
+        yield from head_faults(spec.parent_refs, spec.use_default_gateways, spec.hostnames)
         yield from too_many("spec.rules", spec.rules, MAX_RULES)
         if sum(len(rule.matches) for rule in spec.rules) > MAX_ALL_MATCHES:
             yield Violation(path="spec.rules", reason=f"more than {MAX_ALL_MATCHES} matches in all")

@@ -170,6 +170,17 @@ def parents_faults(parents: tuple[ParentRef, ...]) -> Iterator[Violation]:
             yield Violation(path=f"spec.parentRefs[{index}]", reason=reason)
 
 
+def head_faults(
+    parents: tuple[ParentRef, ...], gateways: str | None, hostnames: tuple[str, ...] = ()
+) -> Iterator[Violation]:
+    """What all kinds of route say before their rules."""
+    yield from parents_faults(parents)
+    yield from unsupported(
+        "spec.hostnames", hostnames, "a Service is called by its name; match the header Host instead"
+    )
+    yield from unsupported("spec.useDefaultGateways", gateways, "there are no default gateways")
+
+
 def _namespace(where: str, namespace: str) -> Iterator[Violation]:
     if namespace:
         yield from at(f"{where}.namespace", label_fault(namespace))

@@ -9,11 +9,10 @@ from mesh.model.routing import (
     ParentRef,
     WeightedBackendRef,
     backend_faults,
+    head_faults,
     names_faults,
-    parents_faults,
     subdomain_fault,
     too_many,
-    unsupported,
 )
 
 
@@ -41,8 +40,7 @@ class TCPRoute(Object, frozen=True, kw_only=True):
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         del existing
         spec = self.spec
-        yield from parents_faults(spec.parent_refs)
-        yield from unsupported("spec.useDefaultGateways", spec.use_default_gateways, "there are no default gateways")
+        yield from head_faults(spec.parent_refs, spec.use_default_gateways)
         yield from too_many("spec.rules", spec.rules, 1, 1)
         yield from names_faults("spec.rules", (rule.name for rule in spec.rules))
         for index, rule in enumerate(spec.rules):
