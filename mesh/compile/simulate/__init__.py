@@ -11,7 +11,7 @@ Envoy (tests/integration/traffic/differential).
     connection   listener, chain, network filters    tls        chain by SNI, admission by name
     manager      a request through its manager       request    what the manager makes of it first
     routing      virtual host, route, weights        matching   a route's conditions
-    filters      RBAC, faults, rate limits; cors     rules      RBAC's matcher
+    filters      RBAC, faults; limiting, cors        rules      RBAC's matcher
     forward      send, redirect, answer              replies    local replies
     headers, paths, text, formats  how Envoy edits, compares and writes
     chance, run, fields      random choices; the trace; which fields are understood

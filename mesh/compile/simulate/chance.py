@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import Protocol
 
 
@@ -114,11 +115,14 @@ def joint(known: dict[int, tuple[int, int]]) -> Fraction:
     for index, one in enumerate(moduli):
         for other in moduli[:index]:
             shared = math.lcm(shared, math.gcd(one, other))
-    # Once the number modulo `shared` is known, its residues are independent of each other.
+    # Once the number modulo `shared` is known, its residues are independent of each other. How many numbers of a range
+    # leave a residue changes only where the range begins and ends.
     steps = [(math.gcd(modulus, shared), low, high) for modulus, (low, high) in known.items()]
+    edges = {place for step, *ends in steps for end in ends for place in range(end % step, shared, step)}
     total = 0
-    for residue in range(shared):
-        total += math.prod(step * _count(low, high, step, residue % step) for step, low, high in steps)
+    for begin, end in pairwise(sorted({0, shared, *edges})):
+        counts = [step * _count(low, high, step, begin % step) for step, low, high in steps]
+        total += (end - begin) * math.prod(counts)
     return Fraction(total, shared * math.prod(moduli))
 
 

@@ -41,8 +41,16 @@ _READ = {
     pb.FilterConfig: "config disabled is_optional",
     pb.HttpRbac: "matcher shadow_matcher",
     pb.RBACPerRoute: "rbac",
-    pb.LocalRateLimit: "token_bucket filter_enabled filter_enforced descriptors",
+    pb.LocalRateLimit: """token_bucket filter_enabled filter_enforced descriptors rate_limits
+        always_consume_default_token_bucket""",
     pb.LocalRateLimitDescriptor: "entries token_bucket",
+    pb.TokenBucket: "max_tokens tokens_per_fill fill_interval",
+    pb.RateLimit: "actions",
+    pb.RateLimit.Action: "generic_key request_headers header_value_match extension",
+    pb.RateLimit.Action.GenericKey: "descriptor_key descriptor_value",
+    pb.RateLimit.Action.RequestHeaders: "header_name descriptor_key skip_if_absent",
+    pb.RateLimit.Action.HeaderValueMatch: "descriptor_key descriptor_value expect_match headers",
+    pb.DescriptorExpression: "descriptor_key text",
     pb.HttpFault: "delay abort upstream_cluster headers filter_metadata",
     pb.FaultDelay: "fixed_delay percentage",
     pb.FaultAbort: "http_status grpc_status percentage",
@@ -125,8 +133,7 @@ _PASSED_OVER = {
     pb.HttpRbac: "rules_stat_prefix shadow_rules_stat_prefix track_per_rule_stats",
     # What a limited request is told, and for whom is counted.
     pb.LocalRateLimit: """stat_prefix status response_headers_to_add local_rate_limit_per_downstream_connection
-        rate_limited_as_resource_exhausted enable_x_ratelimit_headers rate_limits max_dynamic_descriptors
-        always_consume_default_token_bucket""",
+        rate_limited_as_resource_exhausted enable_x_ratelimit_headers max_dynamic_descriptors""",
     pb.RouteConfiguration: "validate_clusters metadata max_direct_response_body_size_bytes",
     pb.VirtualHost: "metadata request_body_buffer_limit per_request_buffer_limit_bytes",
     pb.Route: "metadata decorator tracing stat_prefix request_body_buffer_limit per_request_buffer_limit_bytes",

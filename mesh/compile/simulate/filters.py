@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mesh import pb
-from mesh.compile.simulate import cors
+from mesh.compile.simulate import cors, limiting
 from mesh.compile.simulate.fields import known, unpack
 from mesh.compile.simulate.formats import Metadata
 from mesh.compile.simulate.matching import header_holds
@@ -38,8 +38,6 @@ class Seat:
     name: str
     config: Any
     """The filter's own."""
-    own: str
-    """Field of that."""
     route: Any
     """The most specific one of a route, or None."""
     resource: str
@@ -89,7 +87,7 @@ def _seat(entry: Any, config: Any, chosen: Chosen | None, place: tuple[str, str]
             where = (chosen.resource, f"{level_field}.typed_per_filter_config[{entry.name}]".lstrip("."))
     if disabled if disabled is not None else entry.disabled:
         return None
-    return Seat(entry.name, config, place[1], found, *where)
+    return Seat(entry.name, config, found, *where)
 
 
 def _unwrapped(packed: Any) -> tuple[Any, bool]:
@@ -133,28 +131,11 @@ def _rbac(run: Run, seat: Seat, _chosen: Chosen | None, request: Request, passin
     return None
 
 
-def _rate_limit(run: Run, seat: Seat, _chosen: Chosen | None, _request: Request, passing: Passing) -> None:
-    config = seat.config if seat.route is None else seat.route
-    # Without these fields, Envoy limits nothing.
-    shares = [config.filter_enabled, config.filter_enforced]
-    for share in shares:
-        known(share)
-    if not config.HasField("token_bucket") or not all(share.default_value.numerator for share in shares):
-        return
-    said = tuple(map(_per_descriptor, config.descriptors)) or (_bucket(config.token_bucket),)
-    run.note("filter", seat.resource, seat.field, f"{seat.name}: {'; '.join(said)}; not counted here")
+def _rate_limit(run: Run, seat: Seat, _chosen: Chosen | None, request: Request, passing: Passing) -> None:
+    said = tuple(limiting.buckets(seat.config if seat.route is None else seat.route, request))
+    if said:
+        run.note("filter", seat.resource, seat.field, f"{seat.name}: {'; '.join(said)}; not counted here")
     passing.limits += said
-
-
-def _per_descriptor(descriptor: Any) -> str:
-    known(descriptor)
-    each = ", ".join(f"{e.key} {e.value}" if e.value else f"each {e.key}" for e in descriptor.entries)
-    return f"{_bucket(descriptor.token_bucket)}, for {each}"
-
-
-def _bucket(bucket: Any) -> str:
-    seconds = _seconds(bucket.fill_interval)
-    return f"{bucket.tokens_per_fill.value or 1} each {seconds:g} s, {bucket.max_tokens} at once"
 
 
 def _seconds(duration: Any) -> float:
@@ -190,6 +171,8 @@ def _fault(run: Run, seat: Seat, chosen: Chosen | None, request: Request, passin
 
 def _metadata(seat: Seat, fault: Any) -> Metadata:
     """What a fault that was injected says of itself, under the name that the filter has here."""
+    if any(value.WhichOneof("kind") != "string_value" for value in fault.filter_metadata.fields.values()):
+        raise Unsupported("envoy.extensions.filters.http.fault.v3.HTTPFault.filter_metadata", "it is no text")
     return {(seat.name, key): value.string_value for key, value in fault.filter_metadata.fields.items()}
 
 

@@ -126,7 +126,7 @@ def _well_formed(request: Request) -> bool:
         raise Unsupported("path", "*")
     for name, _ in request.headers:
         if name.startswith(":") or lower(name) == "host":
-            raise ValueError(f"{name} is not among the headers: it has an argument of its own")
+            raise Unsupported("header", f"{name} has an argument of its own")
     return (
         _TARGET.match(request.path) is not None
         and _HOST.match(request.host) is not None

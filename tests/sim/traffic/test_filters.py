@@ -243,6 +243,60 @@ def test_a_rate_limit_is_told_where_it_is_enabled_and_enforced():
     assert told == {"both": ("2 each 1 s, 5 at once",), "not enforced": (), "not enabled": (), "no bucket": ()}
 
 
+def per(*actions: Any, **entries: str) -> pb.LocalRateLimit:
+    """A limit of its own for what these actions say, 1 each 2 s; and one for all else, without bound."""
+    whole = pb.RuntimeFractionalPercent(default_value=percent(100))
+    found = limit(
+        filter_enabled=whole, filter_enforced=whole, always_consume_default_token_bucket=pb.BoolValue(value=False)
+    )
+    found.token_bucket.max_tokens = 2**32 - 1
+    found.rate_limits.add(actions=actions)
+    bucket = {"max_tokens": 1, "tokens_per_fill": pb.uint32(1), "fill_interval": pb.duration(2)}
+    pairs = [{"key": name, "value": value} for name, value in entries.items()]
+    found.descriptors.add(entries=pairs, token_bucket=bucket)
+    return found
+
+
+BY_HEADER = {"request_headers": {"header_name": "x-a", "descriptor_key": "a"}}
+IF_HEADER = {"header_value_match": {"descriptor_key": "m", "descriptor_value": "yes", "headers": [{"name": "x-b"}]}}
+
+
+@pytest.mark.parametrize(
+    ("one", "headers", "told"),
+    [
+        (per(BY_HEADER, a="1"), [("x-a", "1")], "a 1"),
+        (per(BY_HEADER, a="1"), [("x-a", "2")], ""),
+        (per(BY_HEADER, a=""), [("x-a", "2")], "each a"),
+        (per(BY_HEADER, a=""), [], ""),
+        (per(BY_HEADER, IF_HEADER, a="", m="yes"), [("x-a", "2")], ""),
+        (per(BY_HEADER, IF_HEADER, a="", m="yes"), [("x-a", "2"), ("x-b", "")], "each a, m yes"),
+        (per({"generic_key": {"descriptor_value": "v"}}, generic_key="v"), [], "generic_key v"),
+    ],
+)
+def test_a_bucket_for_some_requests(one: pb.LocalRateLimit, headers: list[tuple[str, str]], told: str):
+    """LocalRateLimit.descriptors: all actions must find something, and all entries must fit."""
+    limits = ask(snapshot(config(to()), manager([filter_of("limit", one)])), "/", headers).limits
+    assert limits == ((f"1 each 2 s, 1 at once, for {told}",) if told else ())
+
+
+def test_a_bucket_for_exactly_this_comes_before_one_for_each():
+    one = per(BY_HEADER, a="1")
+    one.descriptors.add(entries=[{"key": "a"}], token_bucket={"max_tokens": 9, "fill_interval": pb.duration(2)})
+    found = snapshot(config(to()), manager([filter_of("limit", one)]))
+    said = [ask(found, "/", [("x-a", value)]).limits for value in "12"]
+    assert said == [("1 each 2 s, 1 at once, for a 1",), ("1 each 2 s, 9 at once, for each a",)]
+
+
+def test_the_default_bucket_counts_besides_unless_told_otherwise():
+    """LocalRateLimit.always_consume_default_token_bucket."""
+    one = per(BY_HEADER, a="")
+    one.ClearField("always_consume_default_token_bucket")
+    one.token_bucket.max_tokens = 5
+    found = snapshot(config(to()), manager([filter_of("limit", one)]))
+    assert len(ask(found, "/", [("x-a", "2")]).limits) == 2
+    assert ask(found).limits == ("2 each 1 s, 5 at once",)
+
+
 # --- CORS ---
 
 
