@@ -13,6 +13,7 @@ from controlplane.asking import Question
 from controlplane.view import View
 from mesh import codec
 from mesh.model import Frozen, ServiceRef, selects
+from mesh.model.checks import shown
 from mesh.model.explained import Answered, AnswerQuestion, Called, CallQuestion, Reached
 
 EACH_SECONDS, ALL_SECONDS = 10.0, 12.0
@@ -113,9 +114,14 @@ def _to_ask(called: Called) -> list[Reached]:
 
 
 async def _callee(context: Context, asked: ExplainRequest, called: Called, one: Reached) -> Answered | _Silent:
+    # What it says comes from the caller's host, and a host may say anything.
     name, _, port = one.service.partition("/")[0].rpartition(":")
     service, _, namespace = name.partition(".")
-    sent = next(o for o in called.outcomes if o.service == one.service)
+    sent = next((o for o in called.outcomes if o.service == one.service), None)
+    if sent is None or not (port.isascii() and port.isdecimal() and len(port) <= 5):
+        return _Silent(one.node, f"the host of the caller names {shown(one.service)}, which is no Service's port")
+    if context.mirror.view.node(one.node) is None:
+        return _Silent(one.node, "there is no such node")
     question = AnswerQuestion(
         service=service, namespace=namespace, port=int(port), caller=called.spiffe_id, method=asked.method,
         path=sent.path or asked.path, headers=sent.headers, host=sent.host,

@@ -223,21 +223,22 @@ class Attached:
         named = any(parent_of(route, p) == service and names_port(p, port) for p in route.spec.parent_refs)
         return named and fits(route, port)
 
-    def resolve(self, route: AnyRoute, backend: BackendRef) -> Resolved | Unresolved:
-        """A backend's Service and port, and which of its endpoints.
+    def resolve(self, route: AnyRoute, backend: BackendRef, called: ServiceRef) -> Resolved | Unresolved:
+        """A backend's Service and port, and which of its endpoints, for callers of a Service that the route is for.
 
-        Another namespace has to allow it by a ReferenceGrant, unless the route is for a Service of that namespace:
-        who may call is said by policies, and a route leads nowhere that its callers could not call themselves.
+        Another namespace has to allow it by a ReferenceGrant, unless it is that of the Service that was called: who
+        may call is said by policies, and its callers have chosen to send there. Another parent of the route opens
+        nothing: anybody can name any Service as a parent.
         """
         name, subset = backend.name, ""
         if (backend.group, backend.kind) == EXTERNAL:
-            return self._external_port(route, ServiceRef(backend.namespace or route.metadata.namespace, name), backend)
+            return self._external_port(route, backend, called)
         if (backend.group, backend.kind) == SUBSET:
             name, _, subset = backend.name.partition(".")
         elif (backend.group, backend.kind) != ("", "Service"):
-            kind = f"{backend.group or 'core'}/{backend.kind}"
-            return Unresolved("InvalidKind", f"{kind[:80]} is nothing that a route can send to")
-        found = self._service_port(route, ServiceRef(backend.namespace or route.metadata.namespace, name), backend)
+            kind = shown(f"{backend.group or 'core'}/{backend.kind}")
+            return Unresolved("InvalidKind", f"{kind} is nothing that a route can send to")
+        found = self._service_port(route, name, backend, called)
         if isinstance(found, Unresolved) or (backend.group, backend.kind) != SUBSET:
             return found
         if self.subset(found.service.service, found.port.port, subset) is None:
@@ -251,11 +252,12 @@ class Attached:
         return next((found for found in policy.spec.subsets if found.name == name), None) if policy else None
 
     def _service_port(  # noqa: PLR0911 - one for each reason
-        self, route: AnyRoute, ref: ServiceRef, backend: BackendRef
+        self, route: AnyRoute, name: str, backend: BackendRef, called: ServiceRef
     ) -> Resolved | Unresolved:
+        ref = ServiceRef(backend.namespace or route.metadata.namespace, name)
         if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
             return Unresolved("BackendNotFound", "the backend's name or port is not one")
-        if not self._permitted(route, ("", "Service"), ref):
+        if not self._permitted(route, ("", "Service"), ref, called):
             return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
         service = self.service(ref)
         if service is None:
@@ -270,14 +272,15 @@ class Attached:
         return Resolved(service, port)
 
     def _external_port(  # noqa: PLR0911 - one for each reason
-        self, route: AnyRoute, ref: ServiceRef, backend: BackendRef
+        self, route: AnyRoute, backend: BackendRef, called: ServiceRef
     ) -> Resolved | Unresolved:
+        ref = ServiceRef(backend.namespace or route.metadata.namespace, backend.name)
         if isinstance(route, TCPRoute):
             # Shares of connections are load assignments, and nobody tells us of what is behind a name.
             return Unresolved("InvalidKind", "a TCPRoute cannot send to an ExternalService: call it as an upstream")
         if label_fault(ref.namespace) or label_fault(ref.name) or port_fault(backend.port):
             return Unresolved("BackendNotFound", "the backend's name or port is not one")
-        if not self._permitted(route, EXTERNAL, ref):
+        if not self._permitted(route, EXTERNAL, ref, called):
             return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
         found = self.external(ref)
         if found is None:
@@ -291,10 +294,9 @@ class Attached:
             )
         return Resolved(found, port)
 
-    def _permitted(self, route: AnyRoute, target: tuple[str, str], backend: ServiceRef) -> bool:
+    def _permitted(self, route: AnyRoute, target: tuple[str, str], backend: ServiceRef, called: ServiceRef) -> bool:
         own = route.metadata.namespace
-        parents = {parent_of(route, parent).namespace for parent in route.spec.parent_refs}
-        if backend.namespace in {own, *parents}:
+        if backend.namespace in {own, called.namespace}:
             return True
         self.asked.add(_grants_in(backend.namespace))
         grants = self._grants.get(backend.namespace, ())

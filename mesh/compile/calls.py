@@ -34,6 +34,9 @@ from mesh.model.checks import label_fault
 
 T = TypeVar("T")
 
+MAX_ROUTES = 4096
+"""Of one upstream, in its proxy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Known(Generic[T]):
@@ -82,15 +85,15 @@ def interest(world: World, definitions: Iterable[ServiceDefinition], attached: A
             port = _port(service, upstream.port)
             if service is not None and port is not None:
                 applied = attached.apply(definition.namespace, ref, port)
-                found.update(_led_to(attached, applied))
+                found.update(_led_to(attached, applied, ref))
     return frozenset(found)
 
 
-def _led_to(attached: Attached, applied: Applied) -> Iterator[ServiceRef]:
+def _led_to(attached: Attached, applied: Applied, service: ServiceRef) -> Iterator[ServiceRef]:
     """Services that routes lead to."""
-    for entry in entries(attached, applied.routes)[0]:
+    for entry in entries(attached, applied.routes, service)[0]:
         yield from (target.service for target in entry.targets if not target.external)
-    if divided := split(attached, applied.routes)[0]:
+    if divided := split(attached, applied.routes, service)[0]:
         yield from (share.target.service for share in divided.shares)
 
 
@@ -212,11 +215,20 @@ class _Calls:
             port=upstream.port,
             protocol=port.protocol if port else None,
             fault=fault,
-            entries=self._entries(applied),
-            split=self._split(applied),
+            entries=self._entries(applied, ref),
+            split=self._split(applied, ref),
             handling=handling(self._attached, ref, upstream.port, definition.identity, self._local.trust_domain),
         )
-        return self._as_told(found)
+        return self._as_told(self._bounded(found, applied))
+
+    def _bounded(self, found: Outbound, applied: Applied) -> Outbound:
+        """Each fault is a copy of each route: many of both keep a host busy for minutes, and fill its proxy."""
+        faults = len(found.handling.faults)
+        if found.entries is None or len(found.entries) * (faults + 1) <= MAX_ROUTES:
+            return found
+        fault = f"{len(found.entries)} matches of routes and {faults} faults are more than a proxy is given"
+        self._note(applied.routes[0].ref, "spec.rules", f"{fault}: {MAX_ROUTES} of matches x (1 + faults)")
+        return replace(found, fault=fault, entries=None)
 
     def _to_outside(
         self, definition: ServiceDefinition, upstream: Upstream, place: str, outside: ExternalService
@@ -279,15 +291,15 @@ class _Calls:
         found = self._attached.external(target.service)
         return next((found.authority(p) for p in found.spec.ports if p.port == target.port), "") if found else ""
 
-    def _entries(self, applied: Applied) -> tuple[Entry, ...] | None:
+    def _entries(self, applied: Applied, service: ServiceRef) -> tuple[Entry, ...] | None:
         if not any(isinstance(route, HTTPRoute | GRPCRoute) for route in applied.routes):
             return None
-        found, faults = entries(self._attached, applied.routes)
+        found, faults = entries(self._attached, applied.routes, service)
         self._note_all(faults)
         return found
 
-    def _split(self, applied: Applied) -> TcpSplit | None:
-        found, faults = split(self._attached, applied.routes)
+    def _split(self, applied: Applied, service: ServiceRef) -> TcpSplit | None:
+        found, faults = split(self._attached, applied.routes, service)
         self._note_all(faults)
         return found
 

@@ -225,7 +225,7 @@ class _Run:
         else:
             try:
                 body = pb.encode(make())
-            except (ValueError, TypeError, pb.EncodeError) as exc:
+            except (ValueError, TypeError, ArithmeticError, pb.EncodeError) as exc:
                 self.problems.append(Problem(min(blame, default=None), name, f"cannot be expressed: {exc}"[:300]))
                 return False
             made = _resource(name, body, blame, known[1] if known else None)
@@ -305,7 +305,11 @@ class _Run:
             fault = "this host cannot make sense of the Service"
         tcp = outbound.is_tcp(upstream)
         if not tcp:
-            self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
+            made = self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
+            if not made:
+                # The listener refers to it: without it Envoy would answer 404, and nobody would know why.
+                fault = "this host cannot make sense of the routes"
+                self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
         elif names.UNAVAILABLE in dict(outbound.tcp_shares(upstream, fault)):
             self._add(pb.CLUSTER, names.UNAVAILABLE, (), outbound.unavailable_cluster)
         self._add(

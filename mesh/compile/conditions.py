@@ -54,16 +54,21 @@ def programmed(obj: Object, shown: dict[str, Any], proxies: int, of: int, revisi
 
 def _route(route: AnyRoute, objects: Mapping[Ref, Object]) -> dict[str, Any]:
     attached = Attached(objects)
-    resolved = _resolved(route, attached)
     parents = [
         {
             "parentRef": msgspec.to_builtins(parent),
             "controllerName": CONTROLLER,
-            "conditions": [_shown(c, route) for c in (_accepted(route, parent, objects, attached), resolved)],
+            "conditions": [_shown(c, route) for c in _of_parent(route, parent, objects, attached)],
         }
         for parent in route.spec.parent_refs
     ]
     return {"parents": parents}
+
+
+def _of_parent(
+    route: AnyRoute, parent: ParentRef, objects: Mapping[Ref, Object], attached: Attached
+) -> tuple[Condition, ...]:
+    return (_accepted(route, parent, objects, attached), _resolved(route, parent, attached))
 
 
 def _shown(condition: Condition, obj: Object) -> dict[str, Any]:
@@ -102,9 +107,9 @@ def _counts(route: AnyRoute, service: Service, port: ServicePort, attached: Atta
     return any(other.ref == route.ref for other in applied.routes)
 
 
-def _resolved(route: AnyRoute, attached: Attached) -> Condition:
+def _resolved(route: AnyRoute, parent: ParentRef, attached: Attached) -> Condition:
     for path, backend in _backends(route):
-        outcome = attached.resolve(route, backend)
+        outcome = attached.resolve(route, backend, parent_of(route, parent))
         if isinstance(outcome, Unresolved):
             message = f"{path}: {outcome.message}"
             return Condition("ResolvedRefs", fine=False, reason=outcome.reason, message=message)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-import re2
-
 from mesh import pb
+from mesh.model.regex import prefix_expression
 from mesh.model.routing import HeaderMatch
 from mesh.model.trafficpolicy import RequestMatch
 
@@ -28,9 +27,8 @@ def headers(wanted: Iterable[HeaderMatch]) -> Iterator[pb.HeaderMatcher]:
 def request(wanted: RequestMatch) -> list[pb.HeaderMatcher]:
     """All of a policy's match; an empty list is every request."""
     found = []
-    if prefix := wanted.path_prefix.rstrip("/"):
-        # Whole elements, and the query is a part of this header.
-        found.append(_header(":path", f"{re2.escape(prefix)}(?:[/?].*)?"))
+    if wanted.path_prefix.rstrip("/"):
+        found.append(_header(":path", prefix_expression(wanted.path_prefix)))  # has the query, too
     if wanted.methods:
         found.append(_header(":method", "|".join(wanted.methods)))
     return [*found, *headers(wanted.headers)]

@@ -5,18 +5,17 @@ leaves a place open, regular expressions of paths come after exact paths and bef
 something more special than a prefix.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
-
-import re2
 
 from mesh.compile import names
 from mesh.compile.attach import AnyRoute, Attached, Resolved, Unresolved, age
 from mesh.model import ExternalService, GRPCRoute, HTTPRoute, Ref, ServiceRef, TCPRoute
-from mesh.model.grpcroute import GrpcBackendRef, GrpcFilter, GrpcMatch, GrpcRule
+from mesh.model.grpcroute import GrpcBackendRef, GrpcFilter, GrpcMatch, GrpcRule, MethodMatch, method_expression
 from mesh.model.httproute import HttpBackendRef, HttpFilter, HttpMatch, HttpRetry, HttpRule, HttpTimeouts, PathMatch
-from mesh.model.routing import Cors, HeaderModifier, RequestMirror, RequestRedirect, UrlRewrite
+from mesh.model.routing import BackendRef, Cors, HeaderModifier, RequestMirror, RequestRedirect, UrlRewrite
 
 _PATHS = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
 
@@ -95,24 +94,28 @@ class Fault:
     reason: str
 
 
-def entries(attached: Attached, routes: Iterable[AnyRoute]) -> tuple[tuple[Entry, ...], tuple[Fault, ...]]:
-    """All matches of these routes, in the order in which they are tried."""
+def entries(
+    attached: Attached, routes: Iterable[AnyRoute], called: ServiceRef
+) -> tuple[tuple[Entry, ...], tuple[Fault, ...]]:
+    """All matches of these routes, in the order in which they are tried, for calls of a Service that they are for."""
     found: list[tuple[tuple[object, ...], Entry]] = []
     faults: list[Fault] = []
     for route in routes:
         if not isinstance(route, HTTPRoute | GRPCRoute):
             continue
         for index, rule in enumerate(_rules(route)):
-            maker = _Maker(attached, route, index, rule)
+            maker = _Maker(partial(attached.resolve, route, called=called), route, index, rule)
             for number, match in enumerate(_matches(route, index)):
-                order = (*_specific(match, grpc=isinstance(route, GRPCRoute)), *age(route), index, number)
-                found.append((order, maker.entry(number, match)))
+                order = (*match.rank, *age(route), index, number)
+                found.append((order, maker.entry(number, match.http)))
             faults.extend(maker.faults)
     found.sort(key=lambda pair: pair[0])
     return tuple(entry for _, entry in found), tuple(faults)
 
 
-def split(attached: Attached, routes: Iterable[AnyRoute]) -> tuple[TcpSplit | None, tuple[Fault, ...]]:
+def split(
+    attached: Attached, routes: Iterable[AnyRoute], called: ServiceRef
+) -> tuple[TcpSplit | None, tuple[Fault, ...]]:
     """The shares of the first TCPRoute: connections have nothing to choose a route by, so the oldest counts."""
     for route in routes:
         if not isinstance(route, TCPRoute):
@@ -120,7 +123,7 @@ def split(attached: Attached, routes: Iterable[AnyRoute]) -> tuple[TcpSplit | No
         shares: dict[Target, int] = {}
         lost, faults = 0, list[Fault]()
         for number, backend in enumerate(route.spec.rules[0].backend_refs if route.spec.rules else ()):
-            outcome = attached.resolve(route, backend)
+            outcome = attached.resolve(route, backend, called)
             if isinstance(outcome, Unresolved):
                 lost += max(0, backend.weight)
                 faults.append(Fault(route.ref, f"spec.rules[0].backendRefs[{number}]", outcome.message))
@@ -141,49 +144,61 @@ def _rules(route: HTTPRoute | GRPCRoute) -> Iterator[HttpRule | GrpcRule]:
     yield from route.spec.rules or (GrpcRule(),)
 
 
-def _matches(route: HTTPRoute | GRPCRoute, index: int) -> Iterable[HttpMatch]:
+class _Match(NamedTuple):
+    http: HttpMatch
+    rank: tuple[object, ...]
+    """Smaller is tried earlier."""
+
+
+def _matches(route: HTTPRoute | GRPCRoute, index: int) -> list[_Match]:
     if isinstance(route, HTTPRoute):
-        return route.spec.rules[index].matches or (HttpMatch(),)
+        return [_Match(match, _http_rank(match)) for match in route.spec.rules[index].matches or (HttpMatch(),)]
     rules = route.spec.rules or (GrpcRule(),)
-    return [_as_http(match) for match in rules[index].matches] or (HttpMatch(),)
+    return [_grpc_match(match) for match in rules[index].matches or (GrpcMatch(),)]
 
 
-def _as_http(match: GrpcMatch) -> HttpMatch:
-    return HttpMatch(path=_method_path(match), headers=match.headers)
+def _grpc_match(match: GrpcMatch) -> _Match:
+    http = HttpMatch(path=_method_path(match.method), headers=match.headers)
+    method = match.method or MethodMatch()
+    service = len(method.service.removeprefix(".")) if method.type == "Exact" else len(method.service)
+    # GRPCRoute, rules: characters of the service, then of the method, then headers. An exact one before an expression
+    # of the same length.
+    headers = {h.name.lower() for h in match.headers}
+    return _Match(http, (-service, -len(method.method), method.type != "Exact", -len(headers)))
 
 
-def _method_path(match: GrpcMatch) -> PathMatch:
-    method = match.method
+def _method_path(method: MethodMatch | None) -> PathMatch:
     if method is None:
         return PathMatch()
-    if method.type == "Exact":
-        service = method.service.removeprefix(".")
-        if service and method.method:
-            return PathMatch(type="Exact", value=f"/{service}/{method.method}")
-        if service:
-            return PathMatch(type="PathPrefix", value=f"/{service}")
-        return PathMatch(type="RegularExpression", value=f"/[^/]+/{re2.escape(method.method)}")
-    # Each in brackets of its own: an alternative inside must not swallow the slash.
-    service, name = (f"(?:{text})" if text else "[^/]+" for text in (method.service, method.method))
-    return PathMatch(type="RegularExpression", value=f"/{service}/{name}")
+    if expression := method_expression(method):
+        return PathMatch(type="RegularExpression", value=expression)
+    service = method.service.removeprefix(".")
+    if method.method:
+        return PathMatch(type="Exact", value=f"/{service}/{method.method}")
+    return PathMatch(type="PathPrefix", value=f"/{service}")
 
 
-def _specific(match: HttpMatch, *, grpc: bool) -> tuple[object, ...]:
-    """Smaller is tried earlier. For gRPC the specification counts characters of service and method, whatever kind."""
+def _http_rank(match: HttpMatch) -> tuple[object, ...]:
     headers = {h.name.lower() for h in match.headers}
     params = {p.name for p in match.query_params}
     length = len(match.path.value.rstrip("/"))
     kind = _PATHS[match.path.type]
     if match.path.type == "PathPrefix" and not length:
         kind = len(_PATHS)  # everything: after whatever says something of the path
-    return (kind, -length, grpc, match.method is None, -len(headers), -len(params))
+    return (kind, -length, match.method is None, -len(headers), -len(params))
 
 
 class _Maker:
     """Makes the entries of one rule."""
 
-    def __init__(self, attached: Attached, route: HTTPRoute | GRPCRoute, index: int, rule: HttpRule | GrpcRule) -> None:
-        self._attached, self._route, self._index, self._rule = attached, route, index, rule
+    def __init__(
+        self,
+        resolve: Callable[[BackendRef], Resolved | Unresolved],
+        route: HTTPRoute | GRPCRoute,
+        index: int,
+        rule: HttpRule | GrpcRule,
+    ) -> None:
+        self._resolve, self._route, self._index, self._rule = resolve, route, index, rule
         self.faults: list[Fault] = []
         self._shares: list[Share] = []
         self._lost = 0
@@ -192,7 +207,7 @@ class _Maker:
         backends: Sequence[HttpBackendRef | GrpcBackendRef] = rule.backend_refs
         filters: Sequence[HttpFilter | GrpcFilter] = rule.filters
         for number, backend in enumerate(backends):
-            outcome = attached.resolve(route, backend)
+            outcome = resolve(backend)
             if isinstance(outcome, Unresolved):
                 self._lose(f"backendRefs[{number}]", outcome)
                 self._lost += max(0, backend.weight)
@@ -213,7 +228,7 @@ class _Maker:
         self.faults.append(Fault(self._route.ref, f"spec.rules[{self._index}].{path}", outcome.message))
 
     def _mirror(self, number: int, mirror: RequestMirror) -> None:
-        outcome = self._attached.resolve(self._route, mirror.backend_ref)
+        outcome = self._resolve(mirror.backend_ref)
         if isinstance(outcome, Unresolved):
             self._lose(f"filters[{number}]", outcome)
             return

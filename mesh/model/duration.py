@@ -20,5 +20,5 @@ def duration_fault(text: str, low: float = 0.0, high: float = float("inf")) -> s
 
 
 def seconds(text: str) -> float:
-    """Of a duration without fault."""
+    """Of a duration without fault. Raises OverflowError for one that no clock can count."""
     return sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(text))

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import re2
+
 from mesh.model.base import Frozen, Object, Ref, Violation
 from mesh.model.checks import at, shown
 from mesh.model.httproute import header_match_faults
@@ -46,6 +48,15 @@ class MethodMatch(Frozen, frozen=True, kw_only=True):
     type: Literal["Exact", "RegularExpression"] = "Exact"
     service: str = ""
     method: str = ""
+
+
+def method_expression(match: MethodMatch) -> str:
+    """For the path of a call (`/<service>/<method>`), where no exact path or prefix says the same; else empty."""
+    if match.type == "Exact":
+        return "" if match.service.removeprefix(".") else f"/[^/]+/{re2.escape(match.method)}"
+    # Each in brackets of its own: an alternative inside must not swallow the slash.
+    service, name = (f"(?:{text})" if text else "[^/]+" for text in (match.service, match.method))
+    return f"/{service}/{name}"
 
 
 class GrpcMatch(Frozen, frozen=True, kw_only=True):
@@ -148,6 +159,7 @@ def _filter_faults(where: str, item: GrpcFilter) -> Iterator[Violation]:
 def _method_faults(where: str, match: MethodMatch) -> Iterator[Violation]:
     if not match.service and not match.method:
         yield Violation(path=where, reason="a service, a method or both are needed")
+        return
     for field, text, form in (("service", match.service, _SERVICE), ("method", match.method, _METHOD)):
         if not text:
             continue
@@ -155,3 +167,6 @@ def _method_faults(where: str, match: MethodMatch) -> Iterator[Violation]:
             yield from at(f"{where}.{field}", regex_fault(text))
         elif len(text) > 1024 or not form.match(text):
             yield Violation(path=f"{where}.{field}", reason=f"{shown(text)} is not the name of a gRPC {field}")
+    # Both sound can be too much, or something else, together: proxies get one expression.
+    if expression := method_expression(match):
+        yield from at(where, regex_fault(expression))

@@ -16,8 +16,15 @@ _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
 
 
+def prefix_expression(prefix: str) -> str:
+    """For a path with its query: whole elements, as PathPrefix has them."""
+    return f"{re2.escape(prefix.rstrip('/'))}(?:[/?].*)?"
+
+
 def regex_fault(pattern: str) -> str:
     """What is wrong with it, or ""."""
+    if not pattern:
+        return "the regular expression is empty: it would match nothing but an empty text"
     if len(pattern) > MAX_PATTERN:
         return f"the regular expression has more than {MAX_PATTERN} characters"
     return _fault(pattern)

@@ -291,6 +291,13 @@ def rewrite_faults(where: str, rewrite: UrlRewrite) -> Iterator[Violation]:
         yield from path_modifier_faults(f"{where}.path", rewrite.path)
 
 
+def _credentials_faults(where: str, cors: Cors) -> Iterator[Violation]:
+    for field, values in (("allowMethods", cors.allow_methods), ("allowHeaders", cors.allow_headers)):
+        if cors.allow_credentials and "*" in values:
+            reason = "with credentials browsers take '*' for a name (Fetch, CORS protocol): list them"
+            yield Violation(path=f"{where}.{field}", reason=reason)
+
+
 def cors_faults(where: str, cors: Cors) -> Iterator[Violation]:
     for field, values, most in (
         ("allowOrigins", cors.allow_origins, 64),
@@ -301,6 +308,7 @@ def cors_faults(where: str, cors: Cors) -> Iterator[Violation]:
         yield from too_many(f"{where}.{field}", values, most)
         if "*" in values and len(values) > 1 and field != "exposeHeaders":
             yield Violation(path=f"{where}.{field}", reason="'*' stands alone")
+    yield from _credentials_faults(where, cors)
     for index, origin in enumerate(cors.allow_origins):
         if len(origin) > MAX_SUBDOMAIN or not _ORIGIN.match(origin):
             yield Violation(path=f"{where}.allowOrigins[{index}]", reason=f"{shown(origin)} is not an origin")

@@ -23,6 +23,7 @@ from mesh.model.checks import (
 )
 from mesh.model.duration import duration_fault, seconds
 from mesh.model.httproute import header_match_faults, path_fault
+from mesh.model.regex import prefix_expression, regex_fault
 from mesh.model.routing import HeaderMatch, header_name_fault, too_many
 
 MAX_COUNT = 10_000_000
@@ -439,6 +440,7 @@ def _fault_faults(where: str, fault: Fault) -> Iterator[Violation]:
 def _match_faults(where: str, match: RequestMatch) -> Iterator[Violation]:
     if match.path_prefix:
         yield from at(f"{where}.pathPrefix", path_fault("PathPrefix", match.path_prefix))
+        yield from at(f"{where}.pathPrefix", regex_fault(prefix_expression(match.path_prefix)))
     yield from too_many(f"{where}.methods", match.methods, 9)
     for index, method in enumerate(match.methods):
         if not (method.isascii() and method.isalpha() and method.isupper() and len(method) <= 32):

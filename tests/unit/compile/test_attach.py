@@ -5,8 +5,9 @@ import yaml
 
 from mesh import codec
 from mesh.compile.attach import Attached, Resolved, Unresolved
+from mesh.compile.conditions import status
 from mesh.compile.rules import Target, entries, split
-from mesh.model import HTTPRoute, Object, Ref, Service, ServiceRef, TCPRoute, TrafficPolicy
+from mesh.model import GRPCRoute, HTTPRoute, Object, Ref, Service, ServiceRef, TCPRoute, TrafficPolicy
 
 
 def objects(text: str) -> dict[Ref, Object]:
@@ -40,7 +41,7 @@ spec:
 """
 
 
-API = ServiceRef("shop", "api")
+API, HOME = ServiceRef("shop", "api"), ServiceRef("home", "parent")
 
 
 def applied(text: str, caller: str = "shop") -> tuple[list[str], list[str]]:
@@ -111,11 +112,46 @@ spec:
     known = objects(text)
     route = known[Ref("HTTPRoute", "shop", "r")]
     assert isinstance(route, HTTPRoute)
-    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0])
+    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0], HOME)
     assert (outcome.reason if isinstance(outcome, Unresolved) else "") == reason
     assert isinstance(outcome, Unresolved) == bool(reason)
-    found, faults = entries(Attached(known), [route])
+    found, faults = entries(Attached(known), [route], HOME)
     assert (found[0].lost, len(found[0].shares), len(faults)) == ((1, 0, 1) if reason else (0, 1, 0))
+
+
+def test_another_parent_opens_no_namespace_for_callers_of_the_first():
+    parents = "name: api}, {group: '', kind: Service, name: parent, namespace: home"
+    known = objects(
+        a_service("api") + a_service("back", "home")
+        + a_route("r", parent=parents, to="{name: back, namespace: home, port: 80}")
+    )  # fmt: skip
+    route = known[Ref("HTTPRoute", "shop", "r")]
+    assert isinstance(route, HTTPRoute)
+    attached = Attached(known)
+    assert [(found[0].lost, len(found[0].shares)) for found, _ in (
+        entries(attached, [route], called) for called in (API, HOME)
+    )] == [(1, 0), (0, 1)]  # fmt: skip
+    resolved = [
+        next(c["status"] for c in parent["conditions"] if c["type"] == "ResolvedRefs")
+        for parent in status(route, known)["parents"]
+    ]
+    assert resolved == ["False", "True"]
+
+
+def test_grpc_counts_characters_of_the_service_then_of_the_method():
+    matches = (
+        "{method: {method: ALongMethodOfAnyService}}", "{headers: [{name: a, value: b}]}",
+        "{method: {type: RegularExpression, service: foo.Ba.}}", "{method: {service: foo.Bar}}",
+        "{method: {service: foo.Bar, method: Do}}",
+        "{method: {service: foo.Bar, method: Do}, headers: [{name: a, value: b}]}",
+    )  # fmt: skip
+    rules = ", ".join(f"{{matches: [{match}]}}" for match in matches)
+    text = a_route("g", kind="GRPCRoute").split("  rules:")[0] + f"  rules: [{rules}]"
+    known = objects(a_service("api", protocol="grpc") + text)
+    route = known[Ref("GRPCRoute", "shop", "g")]
+    assert isinstance(route, GRPCRoute)
+    found, _ = entries(Attached(known), [route], API)
+    assert [int(entry.id.split("/")[3]) for entry in found] == [5, 4, 3, 2, 0, 1]
 
 
 def test_a_subset_is_its_services_policys():
@@ -127,7 +163,7 @@ def test_a_subset_is_its_services_policys():
     route = known[Ref("HTTPRoute", "shop", "r")]
     assert isinstance(route, HTTPRoute)
     attached = Attached(known)
-    found, _ = entries(attached, [route])
+    found, _ = entries(attached, [route], API)
     assert [share.target for share in found[0].shares] == [Target(API, 80, "blue")]
     assert attached.subset(API, 80, "green") is None
     blue = attached.subset(API, 80, "blue")
@@ -141,7 +177,7 @@ def test_shares_of_connections_are_those_of_the_first_route():
     known = objects(text)
     route = known[Ref("TCPRoute", "shop", "t")]
     assert isinstance(route, TCPRoute)
-    found, faults = split(Attached(known), [route])
+    found, faults = split(Attached(known), [route], API)
     assert found is not None
     assert [(s.target.service.name, s.weight) for s in found.shares] == [("api", 3), ("b", 1)]
     assert (found.lost, len(faults)) == (2, 1)
@@ -188,7 +224,7 @@ def test_a_resolved_backend_has_its_port():
     known = objects(a_service("api") + a_route("r"))
     route = known[Ref("HTTPRoute", "shop", "r")]
     assert isinstance(route, HTTPRoute)
-    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0])
+    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0], API)
     assert isinstance(outcome, Resolved)
     assert (outcome.service.service, outcome.port.protocol) == (API, "http")
 
@@ -243,5 +279,5 @@ def test_backends_outside_of_the_mesh(kind: str, to: str, more: str, reason: str
     known = objects(a_service("api") + a_route("r", kind=kind, to=backend) + more)
     route = known[Ref(kind, "shop", "r")]
     assert isinstance(route, HTTPRoute | TCPRoute)
-    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0])
+    outcome = Attached(known).resolve(route, route.spec.rules[0].backend_refs[0], API)
     assert (outcome.reason if isinstance(outcome, Unresolved) else "") == reason

@@ -1,5 +1,6 @@
 """What policies say of requests: for whom, of which port, and who is to blame."""
 
+import msgspec
 import pytest
 import yaml
 
@@ -120,3 +121,47 @@ def test_faults_and_tries_change_no_listener():
         }
     route = after.resources[pb.ROUTE]["outbound|80|api.shop|shop/web"]
     assert route.sources == {ref("p"), Ref("Service", "shop", "api")}
+
+
+def a_route(name: str, rule: str) -> Object:
+    text = f"""
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: "", kind: Service, name: api, port: 80}}]
+  rules: [{rule}]
+"""
+    found = codec.decode(yaml.safe_load(text)["kind"], msgspec.json.encode(yaml.safe_load(text)))
+    assert isinstance(found, Object), found
+    return found
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        (
+            "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: api, port: 81}, fraction: {numerator: "
+            "1, denominator: 0}}}], backendRefs: [{name: api, port: 81}]}"
+        ),
+        f"{{timeouts: {{request: {'9' * 400}h}}, backendRefs: [{{name: api, port: 81}}]}}",
+    ],
+)
+def test_a_route_that_cannot_be_expressed_is_answered_for_and_stops_nothing(rule: str):
+    """Such an object is refused on its way in; another writer of the store could have put it there."""
+    snapshot = compile_anew(project(a_world(a_route("bad", rule)), HOST))
+    bad, good = (snapshot.resources[pb.ROUTE][f"outbound|{port}|api.shop|shop/web"] for port in (80, 81))
+    assert b"cannot make sense of the routes" in bad.body
+    assert b"cannot make sense of the routes" not in good.body
+    assert any("cannot be expressed" in problem.reason for problem in snapshot.problems)
+
+
+def test_matches_times_faults_are_bounded():
+    matches = ", ".join(f"{{path: {{value: /{n}}}}}" for n in range(64))
+    routes = [a_route(f"r{n}", f"{{matches: [{matches}], backendRefs: [{{name: api, port: 81}}]}}") for n in range(5)]
+    faults = ", ".join(f"{{name: f{n}, abort: {{status: 500, percent: 1}}}}" for n in range(16))
+    policy = a_policy("p", f"faults: [{faults}]", "service: api, port: 80")
+    assert frame(policy, *routes[:3]).outbound[0].fault == ""
+    found = project(a_world(policy, *routes), HOST).frame
+    assert "320 matches of routes and 16 faults" in found.outbound[0].fault
+    assert any("320 matches" in problem.reason for problem in found.problems)

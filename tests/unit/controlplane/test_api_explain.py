@@ -95,3 +95,31 @@ def test_who_cannot_be_asked_is_named(tmp_path):
             assert (await cp.call("POST", "/v1/explain", WANTED, token=None))[0] == 401
 
     asyncio.run(run())
+
+
+def test_a_host_that_names_what_is_no_service_stops_nothing(tmp_path):
+    strange = msgspec.structs.replace(
+        CALLED,
+        outcomes=(CALLED.outcomes[0], msgspec.structs.replace(CALLED.outcomes[0], service="v2.shop:x")),
+        endpoints=(
+            reached("v1-a", ""),
+            msgspec.structs.replace(reached("v2-a", "n1"), service="v2.shop:x"),
+            msgspec.structs.replace(reached("v3-a", "n1"), service="never.sent:80"),
+        ),
+    )
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            await add_web(cp, "n1")
+            async with agent(cp, "n1", answers={"explain-call": answers(CallQuestion, strange, [])}):
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                await aeventually(lambda: cp.context.mirror.view.instances)
+                status, found = await cp.call("POST", "/v1/explain", WANTED)
+                assert status == 200, found
+                reasons = {side["instance"]: side["error"] for side in found["callees"]}
+                assert reasons["v1-a"] == "there is no such node"
+                assert "no Service's port" in reasons["v2-a"]
+                assert "no Service's port" in reasons["v3-a"]
+
+    asyncio.run(run())

@@ -165,6 +165,16 @@ spec:
             "too complex",
         ),
         ("[{matches: [{headers: [{name: 'a b', value: c}]}]}]", "spec.rules[0].matches[0].headers[0].name", "header"),
+        (
+            "[{matches: [{headers: [{name: a, value: '', type: RegularExpression}]}]}]",
+            "spec.rules[0].matches[0].headers[0].value",
+            "",
+        ),
+        (
+            "[{filters: [{type: CORS, cors: {allowCredentials: true, allowHeaders: ['*']}}]}]",
+            "spec.rules[0].filters[0].cors.allowHeaders",
+            "credentials",
+        ),
         ("[{filters: [{type: CORS}]}]", "spec.rules[0].filters[0].cors", "is missing"),
         (
             "[{filters: [{type: URLRewrite, urlRewrite: {hostname: x}, cors: {}}]}]",
@@ -213,7 +223,21 @@ spec:
 )
 def test_what_a_rule_cannot_have(rules: str, path: str, reason: str):
     found = faults(http(rules))
-    assert reason in found.get(path, ""), found
+    assert path in found, found
+    assert reason in found[path]
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (r"type: RegularExpression, service: '\Qfoo'", "RE2"),
+        ("type: RegularExpression, service: '[a-z]{900}', method: '[a-z]{900}'", "too complex"),
+        (f"method: {'m' * 1024}", "1024"),
+    ],
+)
+def test_service_and_method_must_be_sound_together(method: str, reason: str):
+    found = faults(http(f"[{{matches: [{{method: {{{method}}}}}]}}]").replace("HTTPRoute", "GRPCRoute"))
+    assert reason in found.get("spec.rules[0].matches[0].method", ""), found
 
 
 @pytest.mark.parametrize(
@@ -254,6 +278,10 @@ def test_what_a_route_cannot_hang_on(head: str, path: str):
         ("faults: [{name: a, abort: {status: 500, grpcStatus: 3}}]", "spec.faults[0].abort"),
         ("faults: [{name: a, delay: {duration: 1s, percent: -5}}]", "spec.faults[0].delay.percent"),
         ("target: {service: ../x}", "spec.target.service"),
+        (
+            f"faults: [{{name: a, abort: {{status: 500}}, match: {{pathPrefix: '/{'a' * 1020}'}}}}]",
+            "spec.faults[0].match.pathPrefix",
+        ),
     ],
 )
 def test_what_a_policy_cannot_say(spec: str, path: str):
