@@ -71,11 +71,11 @@ class Restored:
 
 async def dump(store: Store, *, cluster: str, trust_domain: str, now: float) -> Iterator[bytes]:
     """The lines of a backup of one revision. The store has been read when this returns."""
-    listing = await store.list(keys.ROOT)
+    listing = await store.list(keys.ALL)
     head = Head(
         holdfast_backup=FORMAT, revision=listing.revision, trust_domain=trust_domain, cluster=cluster, created=now
     )
-    kept = [item for item in listing.items if not item.key.startswith(EPHEMERAL) and item.key != RESTORING]
+    kept = [item for item in listing.items if _kept(item.key) and item.key != RESTORING]
     return _lines(head, kept)
 
 
@@ -134,9 +134,13 @@ def parse(lines: Iterable[bytes]) -> tuple[Head, dict[str, bytes]]:
 
 
 def _own(key: str) -> str:
-    if not key.startswith(keys.ROOT) or key.startswith(EPHEMERAL):
+    if not _kept(key):
         raise BackupError(f"{key[:80]!r} is not a key that a backup holds")
     return key
+
+
+def _kept(key: str) -> bool:
+    return key.startswith((keys.ROOT, keys.HISTORY)) and not key.startswith(EPHEMERAL)
 
 
 async def unfinished(store: Store) -> bool:
@@ -160,8 +164,8 @@ async def restore(
 
     """
     _, values = parse(lines)
-    present = {item.key: item for item in (await store.list(keys.ROOT)).items}
-    occupied = [key for key in present if not key.startswith(EPHEMERAL)]
+    present = {item.key: item for item in (await store.list(keys.ALL)).items}
+    occupied = [key for key in present if _kept(key)]
     if occupied and not overwrite and RESTORING not in present:
         raise BackupError(f"the store holds {len(occupied)} keys; restore into an empty one, or ask to overwrite it")
     await store.txn((), (Delete(keys.EPOCH), Put(RESTORING, b"{}")))

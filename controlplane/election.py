@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from mesh import codec, keys
-from mesh.aio import keep, pause
+from mesh.aio import first, keep, pause
 from mesh.model import Frozen, Revision
 from mesh.store.errors import Conflict, StoreError
 from mesh.store.protocol import Compare, Lease, Put, Range, Store
@@ -66,34 +66,31 @@ class Election:
                 except Conflict:
                     await self._vacancy(lease)
             self._set(Compare(LEADER, revision))
-            while True:
-                await pause(self._ttl / 3)
-                await self._renew(lease)
+            await self._hold(lease)
         finally:
             self._set(None)
             await self._give_up(lease)
 
     async def _vacancy(self, lease: Lease) -> None:
         """Wait until nobody holds the key, keeping our own lease alive."""
-        item = await self._store.get(LEADER)
-        while item is not None:
-            try:
-                async with asyncio.timeout(self._ttl / 3):
-                    if await self._gone(Revision(item.revision + 1)):
-                        return
-            except TimeoutError:
-                await self._renew(lease)
-            item = await self._store.get(LEADER)
+        while (item := await self._store.get(LEADER)) is not None:
+            # One watch for as long as it lasts: opening one costs both sides a TLS handshake.
+            await first(self._gone(Revision(item.revision + 1)), self._hold(lease))
 
-    async def _gone(self, start: Revision) -> bool:
+    async def _gone(self, start: Revision) -> None:
         watch = self._store.watch([Range(LEADER, start)])
         try:
             async for batch in watch:
                 if any(event.value is None for event in batch.events):
-                    return True
+                    return
         finally:
             await watch.aclose()
-        return False
+
+    async def _hold(self, lease: Lease) -> None:
+        """Keep it, until it is lost, which raises."""
+        while True:
+            await pause(self._ttl / 3)
+            await self._renew(lease)
 
     async def _renew(self, lease: Lease) -> None:
         # A renewal that takes longer than what is left of the lease is as good as lost.

@@ -1,4 +1,8 @@
-"""Keeps the View current: one follower over everything that a control-plane node looks at."""
+"""Keeps the View current: one follower over all that is.
+
+It follows one range, since a store promises nothing between ranges: a registration writes an instance and its
+endpoints in one transaction, and a leader that saw one without the other would write what needs no writing.
+"""
 
 import asyncio
 import random
@@ -13,28 +17,16 @@ from mesh.store.protocol import Store
 
 log = structlog.get_logger(__name__)
 
-PREFIXES = (
-    keys.OBJECTS,
-    keys.ENDPOINTS,
-    keys.BUNDLES,
-    keys.PRIVATE_OBJECTS,
-    keys.REPLICAS,
-    keys.JOINS,
-    keys.TOKENS,
-    keys.OPERATORS,
-)
-
 
 class Mirror:
     def __init__(self, store: Store, rng: random.Random) -> None:
         self.view = View()
         self.ready = asyncio.Event()
-        """Every range has been listed once."""
+        """All has been listed once."""
         self.connected = False
         self.outages = 0
         """How often the store was lost and found again."""
-        self._follower = Follower(store, PREFIXES, rng=rng)
-        self._listed: set[str] = set()
+        self._follower = Follower(store, (keys.ROOT,), rng=rng)
         self._listeners: list[Callable[[Touched], None]] = []
 
     def subscribe(self, listener: Callable[[Touched], None]) -> None:
@@ -44,14 +36,12 @@ class Mirror:
     async def run(self) -> None:
         async for event in self._follower.run():
             match event:
-                case Listed(prefix, revision, events, restored):
-                    self._listed.add(prefix)
+                case Listed(_, revision, events, restored):
                     self.connected = True
                     if restored:
                         self.view.revision = revision  # another history; it may have gone back
                     touched = self.view.apply(events, revision)
-                    if len(self._listed) == len(PREFIXES):
-                        self.ready.set()
+                    self.ready.set()
                     self._tell(touched)
                 case Changed(_, revision, events):
                     self._tell(self.view.apply(events, revision))

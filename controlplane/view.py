@@ -31,6 +31,8 @@ from mesh.model.checks import ip_of
 from mesh.model.world import EndpointRemoved, Removed, Undecodable, Upserted
 from mesh.store.protocol import Event
 
+OBJECTS = (keys.OBJECTS, keys.ENDPOINTS, keys.BUNDLES, keys.PRIVATE_OBJECTS)
+
 O_co = TypeVar("O_co", bound=Object, covariant=True)
 
 
@@ -190,7 +192,7 @@ class View:
                 self._take_join(event, touched)
             elif event.key.startswith((keys.TOKENS, keys.OPERATORS)):
                 self._take_token(event)
-            else:
+            elif event.key.startswith(OBJECTS):
                 self._take(event, touched)
         self.revision = Revision(max(self.revision, revision))
         return touched

@@ -1,5 +1,7 @@
 """The etcd key layout. The only file that spells a key.
 
+    /holdfast/v1/                          what is now. Control-plane nodes follow it as one range: they see each
+                                           transaction whole
     /holdfast/v1/mesh/                     agents may read all of this, through the store gate
         epoch                              random; renewed by init and restore
         commit                             last control-plane transaction: author, what it deleted
@@ -11,8 +13,9 @@
     /holdfast/v1/private/                  control-plane nodes only
         objects/<Kind>/<ns>/<name>         Node, Instance
         tokens/<id>, joins/<node>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>
-        history/index/<entry>              who changed which objects when; an entry's name sorts by time
-        history/objects/<entry>            these objects before and after
+    /holdfast/history/                     what was; read when it is asked for. Control-plane nodes only
+        index/<entry>                      who changed which objects when; an entry's name sorts by time
+        objects/<entry>                    these objects before and after
 
 A cluster-scoped kind has `_` for its namespace. Names are checked before they get here (mesh.validate), and `key_for`
 refuses what could leave its own place: an empty part, `/`, `.` and `..`.
@@ -22,7 +25,8 @@ from typing import NamedTuple
 
 from mesh.model import KINDS, Ref, ServiceRef
 
-ROOT = "/holdfast/v1/"
+ALL = "/holdfast/"
+ROOT = ALL + "v1/"
 MESH = ROOT + "mesh/"
 PRIVATE = ROOT + "private/"
 
@@ -40,7 +44,7 @@ OPERATORS = PRIVATE + "operators/"
 CA = PRIVATE + "ca/"
 ELECTIONS = PRIVATE + "elections/"
 REPLICAS = PRIVATE + "replicas/"
-HISTORY = PRIVATE + "history/"
+HISTORY = ALL + "history/"
 HISTORY_INDEX = HISTORY + "index/"
 HISTORY_OBJECTS = HISTORY + "objects/"
 

@@ -29,7 +29,7 @@ class Role(NamedTuple):
 
 
 HOLDFAST: Mapping[str, Role] = {
-    "holdfast-controlplane": Role("/holdfast/", write=True),
+    "holdfast-controlplane": Role(keys.ALL, write=True),
     "holdfast-gate": Role(keys.MESH, write=False),
 }
 

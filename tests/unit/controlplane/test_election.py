@@ -41,6 +41,45 @@ def test_one_leads_and_a_clean_stop_passes_it_on_at_once():
     asyncio.run(run())
 
 
+class Counting(MemoryStore):
+    """Counts the watches that are opened, and the leases' renewals."""
+
+    watches = renewals = 0
+
+    def watch(self, ranges):
+        self.watches += 1
+        return super().watch(ranges)
+
+    async def lease(self, ttl):
+        made, store = await super().lease(ttl), self
+
+        class Counted:
+            id = made.id
+            revoke = made.revoke
+
+            async def keep_alive(self):
+                store.renewals += 1
+                return await made.keep_alive()
+
+        return Counted()
+
+
+def test_who_waits_keeps_one_watch_and_its_lease():
+    async def run():
+        store = Counting()
+        one, two = elections(store, ttl=1)
+        first = asyncio.create_task(one.run())
+        await aeventually(lambda: one.leading)
+        second = asyncio.create_task(two.run())
+        await aeventually(lambda: store.renewals >= 12)  # of both
+        assert store.watches == 1
+        await stopped(first)
+        await aeventually(lambda: two.leading)
+        await stopped(second)
+
+    asyncio.run(run())
+
+
 def test_a_former_leader_cannot_write():
     async def run():
         store = MemoryStore()
