@@ -5,8 +5,10 @@ of `registry` fenced by its election. It holds no state that a new leader would 
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import structlog
 
@@ -14,16 +16,17 @@ from controlplane.election import Election
 from controlplane.history import surplus
 from controlplane.liveness import Liveness
 from controlplane.mirror import Mirror
-from controlplane.registry import Plan, pack, plan_remove, plan_service
+from controlplane.registry import Plan, pack, plan_endpoints, plan_remove, plan_service
 from controlplane.view import Expiring, Touched, View
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, pause
-from mesh.model import MeshConfigSpec, ServiceRef
-from mesh.store.errors import Conflict, Refused, StoreError, Unavailable
+from mesh.model import MeshConfigSpec
+from mesh.store.errors import Refused, StoreError, Unavailable
 from mesh.store.protocol import Compare, Delete, Item, Store
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 SWEEP_SECONDS = 300.0
 """Everything is looked at anew, and expired records are removed."""
@@ -37,25 +40,9 @@ def grace_of(view: View) -> float:
     return config.spec.liveness_grace_seconds if config else DEFAULT_GRACE
 
 
-def known_lost(view: View, liveness: Liveness, now: float) -> frozenset[str]:
-    """Nodes that are lost now: silent for the grace, or marked by an earlier leader and not back."""
-    silent = liveness.lost(view.nodes_with_instances(), now, grace_of(view))
-    return silent | (view.marked_lost() - liveness.connected)
-
-
-def services_on(view: View, nodes: frozenset[str] | set[str]) -> set[ServiceRef]:
-    """Services that any instance of these nodes is an endpoint of, or could be."""
-    found: set[ServiceRef] = set()
-    for node in nodes:
-        for held in view.instances_on(node):
-            found.update(view.endpoints_of(held.object.ref))
-            found.update(service.object.service for service in view.candidates(held.object))
-    return found
-
-
-def plan_orphans(view: View) -> tuple[Plan, ...]:
-    """Instances of nodes that exist no more."""
-    gone = [node for node in view.nodes_with_instances() if view.node(node) is None]
+def plan_orphans(view: View, nodes: Iterable[str]) -> tuple[Plan, ...]:
+    """Instances of those of these nodes that exist no more."""
+    gone = [node for node in nodes if view.node(node) is None]
     return tuple(plan_remove(view, held) for node in gone for held in view.instances_on(node))
 
 
@@ -103,8 +90,12 @@ class Reconciler:
         self._author, self._limit, self._wall = author, limit, wall
         self._backoff = Backoff(rng, base=0.02, cap=2.0)
         self._liveness = Liveness()
+        self._silent: frozenset[str] = frozenset()
+        """Nodes of which nothing has been heard for the grace, when it was last looked at."""
+        self._due = 0.0
+        """When the next of them may become so."""
         self._lost: frozenset[str] = frozenset()
-        self._dirty: set[ServiceRef] = set()
+        self._dirty = Touched()
         self._wake = asyncio.Event()
         self._term = (-1, -1)
         self._next_sweep = 0.0
@@ -112,9 +103,8 @@ class Reconciler:
         election.subscribe(self._wake.set)
 
     def _notice(self, touched: Touched) -> None:
-        self._dirty |= touched.services
-        if touched.nodes:
-            self._dirty |= services_on(self._view, touched.nodes)
+        if self._election.leading:  # a new leader begins with a look at everything
+            self._dirty.add(touched)
         self._wake.set()
 
     async def run(self) -> None:
@@ -123,61 +113,78 @@ class Reconciler:
             fence = await self._election.fence()
             await self._mirror.ready.wait()
             self._wake.clear()
+            dirty, self._dirty = self._dirty, Touched()
             try:
-                await self._step(fence, clock())
-            except Conflict:
-                # Somebody else was faster, or leads now; the view has been refreshed.
-                await pause(self._backoff.next())
-                continue
+                await self._step(dirty, fence, clock())
             except StoreError as exc:
+                # A conflict: somebody else was faster, or leads now; the view has been refreshed.
                 if isinstance(exc, Refused):
                     log.error("the store refuses the leader's write", error=str(exc))  # noqa: TRY400 - expected, no trace
+                self._dirty.add(dirty)
                 await pause(self._backoff.next())
                 continue
             self._backoff.reset()
             await self._sleep(clock)
 
     async def _sleep(self, clock: Callable[[], float]) -> None:
-        now = clock()
-        waits = [self._next_sweep - now]
-        nodes = [node for node in self._view.nodes_with_instances() if node not in self._lost]
-        if (left := self._liveness.next(nodes, now, grace_of(self._view))) is not None:
-            waits.append(left)
         try:
-            async with asyncio.timeout(max(0.001, min(waits))):
+            async with asyncio.timeout(max(0.001, min(self._next_sweep, self._due) - clock())):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
-    async def _step(self, fence: Compare, now: float) -> None:
+    async def _step(self, dirty: Touched, fence: Compare, now: float) -> None:
+        """Do what `dirty` asks for; what is done is taken out of it."""
         if not self._mirror.connected:
             raise Unavailable("the store is away")
+        view = self._view
         term = (self._election.terms, self._mirror.outages)
-        if term != self._term:
+        if new := term != self._term:
             self._term, self._next_sweep = term, now
             self._liveness.restart(now)
+        sweep = now >= self._next_sweep
+        if sweep:
+            dirty.services |= view.services.keys() | view.endpoints.keys()
+            dirty.nodes.update(view.nodes_with_instances())
+        if new or now >= self._due or dirty.replicas or dirty.nodes or dirty.config:
+            self._listen(now)
+        # Lost are those that are silent, and those that an earlier leader marked and that are not back.
+        dirty.nodes |= self._turned(self._silent | (view.marked_lost() - self._liveness.connected))
+        await self._write(plan_orphans(view, dirty.nodes), fence)
+        dirty.instances.update(held.object.ref for node in dirty.nodes for held in view.instances_on(node))
+        dirty.nodes, dirty.replicas, dirty.config = set(), False, False
+        await self._work_off(dirty.services, lambda service: plan_service(view, service, self._lost), fence)
+        await self._work_off(dirty.instances, lambda ref: plan_endpoints(view, ref, self._lost), fence)
+        if sweep:
+            await self._sweep(fence)
+            self._next_sweep = now + SWEEP_SECONDS
+
+    def _listen(self, now: float) -> None:
+        """Who has been silent for too long, and when to look again."""
         self._liveness.observe(self._view.replicas, now)
-        lost = known_lost(self._view, self._liveness, now)
+        nodes, grace = list(self._view.nodes_with_instances()), grace_of(self._view)
+        self._silent = self._liveness.lost(nodes, now, grace)
+        left = self._liveness.next([node for node in nodes if node not in self._silent], now, grace)
+        self._due = now + left if left is not None else math.inf
+
+    def _turned(self, lost: frozenset[str]) -> frozenset[str]:
+        """Nodes that are lost now and were not, or the other way round."""
         for node in lost - self._lost:
             log.warning("host lost", node=node)
         for node in self._lost - lost:
             log.info("host back", node=node)
-        self._dirty |= services_on(self._view, lost ^ self._lost)
-        self._lost = lost
-        sweep = now >= self._next_sweep
-        if sweep:
-            self._dirty |= self._view.services.keys() | self._view.endpoints.keys()
-        await self._write(plan_orphans(self._view), fence)
-        while self._dirty:
-            service = self._dirty.pop()
+        turned, self._lost = lost ^ self._lost, lost
+        return turned
+
+    async def _work_off(self, dirty: set[T], plan: Callable[[T], tuple[Plan, ...]], fence: Compare) -> None:
+        """One after the other; what could not be written stays to be done."""
+        while dirty:
+            one = dirty.pop()
             try:
-                await self._write(plan_service(self._view, service, lost), fence)
+                await self._write(plan(one), fence)
             except StoreError:
-                self._dirty.add(service)
+                dirty.add(one)
                 raise
-        if sweep:
-            await self._sweep(fence)
-            self._next_sweep = now + SWEEP_SECONDS
 
     async def _sweep(self, fence: Compare) -> None:
         for prefix in (keys.TOKENS, keys.OPERATORS, keys.JOINS):

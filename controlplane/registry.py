@@ -202,27 +202,49 @@ def plan_remove(view: View, held: Held[Instance]) -> Plan:
 def plan_service(view: View, service: ServiceRef, lost: AbstractSet[str]) -> tuple[Plan, ...]:
     """Make the endpoints under a Service what its selector, its accounts and the instances say: one part for each."""
     held = view.services.get(service)
-    known = dict(view.endpoints.get(service, {}))
-    parts: list[Plan] = []
-    if held:
-        for instance in view.instances_in(service.namespace):
-            node = view.node(instance.object.spec.node)
-            if node is None or node.object.spec.evicted or takes(held.object, instance.object) != "":
-                continue
-            health = "lost" if instance.object.spec.node in lost else instance.object.spec.health
-            wanted = endpoint(held.object, instance.object, node.object.spec.locality, health)
-            name, part = instance.object.metadata.name, Plan()
-            if _put(view, part, _endpoint_key(service, name), wanted, known.pop(name, None)):
-                _rely(view, part, _service_key(service), held)
-                _rely(view, part, keys.key_for(instance.object.ref), instance)
-                parts.append(part)
-    for name, gone in known.items():
-        part = Plan()
-        _drop(view, part, _endpoint_key(service, name), gone)
-        # Only while the Service is as it was seen: it may have been made anew meanwhile.
-        _rely(view, part, _service_key(service), held)
-        parts.append(part)
-    return tuple(parts)
+    instances = view.instances_in(service.namespace) if held else []
+    names = {instance.object.metadata.name for instance in instances}
+    parts = [_plan_endpoint(view, service, instance.object.metadata.name, instance, lost) for instance in instances]
+    left = sorted(view.endpoints.get(service, {}).keys() - names)
+    parts += [_plan_endpoint(view, service, name, None, lost) for name in left]
+    return tuple(part for part in parts if part)
+
+
+def plan_endpoints(view: View, ref: Ref, lost: AbstractSet[str]) -> tuple[Plan, ...]:
+    """The same for one instance, under all Services: those that may take it, and those under which it is."""
+    instance = view.instances.get(ref)
+    services = set(view.endpoints_of(ref))
+    if instance:
+        services.update(held.object.service for held in view.candidates(instance.object))
+    parts = [_plan_endpoint(view, service, ref.name, instance, lost) for service in sorted(services)]
+    return tuple(part for part in parts if part)
+
+
+def _plan_endpoint(
+    view: View, service: ServiceRef, name: str, instance: Held[Instance] | None, lost: AbstractSet[str]
+) -> Plan:
+    """What is to be done about one place under one Service: nothing, a write, or a removal."""
+    plan, key, held = Plan(), _endpoint_key(service, name), view.services.get(service)
+    known = view.endpoints.get(service, {}).get(name)
+    wanted = _wanted(view, held.object, instance.object, lost) if held and instance else None
+    if wanted is None or instance is None:
+        if known:
+            _drop(view, plan, key, known)
+            # Only while the Service is as it was seen: it may have been made anew meanwhile.
+            _rely(view, plan, _service_key(service), held)
+    elif _put(view, plan, key, wanted, known):
+        _rely(view, plan, _service_key(service), held)
+        _rely(view, plan, keys.key_for(instance.object.ref), instance)
+    return plan
+
+
+def _wanted(view: View, service: Service, instance: Instance, lost: AbstractSet[str]) -> Endpoint | None:
+    """The endpoint that should be there; None: the Service does not take this instance, or its node may have none."""
+    node = view.node(instance.spec.node)
+    if node is None or node.object.spec.evicted or takes(service, instance) != "":
+        return None
+    health = "lost" if instance.spec.node in lost else instance.spec.health
+    return endpoint(service, instance, node.object.spec.locality, health)
 
 
 def pack(parts: Iterable[Plan], limit: int) -> list[Plan]:

@@ -75,20 +75,25 @@ class Touched:
     """What a batch of events changed."""
 
     services: set[ServiceRef] = field(default_factory=set)
+    """Their own objects."""
+    instances: set[Ref] = field(default_factory=set)
+    """Their records, or an endpoint of theirs."""
     nodes: set[str] = field(default_factory=set)
+    """Their own objects, or when they joined, or whether they have instances at all."""
     replicas: bool = False
     bundles: bool = False
     config: bool = False
 
     def add(self, other: "Touched") -> None:
         self.services |= other.services
+        self.instances |= other.instances
         self.nodes |= other.nodes
         self.replicas |= other.replicas
         self.bundles |= other.bundles
         self.config |= other.config
 
     def __bool__(self) -> bool:
-        return bool(self.services or self.nodes or self.replicas or self.bundles or self.config)
+        return bool(self.services or self.instances or self.nodes or self.replicas or self.bundles or self.config)
 
 
 class View:
@@ -229,7 +234,7 @@ class View:
             _discard(self._endpoints_of, back, service)
         if not of_service:
             del self.endpoints[service]
-        touched.services.add(service)
+        touched.instances.add(Ref("Instance", service.namespace, instance))
 
     def _count_lost(self, held: Held[Endpoint] | None, step: int) -> None:
         if held and held.object.spec.health == "lost":
@@ -271,18 +276,21 @@ class View:
 
     def _set_instance(self, ref: Ref, instance: Object | None, revision: Revision, touched: Touched) -> None:
         before = self.instances.pop(ref, None)
-        if before:
-            touched.services.update(held.object.service for held in self.candidates(before.object))
-            touched.nodes.add(before.object.spec.node)
-            _discard(self._on_node, before.object.spec.node, ref)
-            _discard(self._in_namespace, ref.namespace, ref)
-        touched.services.update(self._endpoints_of.get((ref.namespace, ref.name), ()))
+        touched.instances.add(ref)
         if isinstance(instance, Instance):
             self.instances[ref] = Held(instance, revision)
-            self._on_node.setdefault(instance.spec.node, set()).add(ref)
             self._in_namespace.setdefault(ref.namespace, set()).add(ref)
-            touched.services.update(held.object.service for held in self.candidates(instance))
-            touched.nodes.add(instance.spec.node)
+        elif before:
+            _discard(self._in_namespace, ref.namespace, ref)
+        node = instance.spec.node if isinstance(instance, Instance) else ""
+        left = before.object.spec.node if before else ""
+        if node == left:
+            return
+        touched.nodes |= {name for name in (node, left) if name}
+        if left:
+            _discard(self._on_node, left, ref)
+        if node:
+            self._on_node.setdefault(node, set()).add(ref)
 
     def _take_replica(self, event: Event, touched: Touched) -> None:
         name = event.key.removeprefix(keys.REPLICAS)

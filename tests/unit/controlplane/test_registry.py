@@ -2,9 +2,19 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane import registry
-from controlplane.registry import pack, plan_node, plan_remove, plan_service, refused_by, services_of
+from controlplane.registry import (
+    pack,
+    plan_endpoints,
+    plan_node,
+    plan_remove,
+    plan_service,
+    refused_by,
+    services_of,
+)
 from controlplane.view import View
 from mesh import codec, keys
 from mesh.model import Endpoint, Instance, Metadata, Node, NodeSpec, Ref, Revision, Service, ServiceRef
@@ -223,6 +233,77 @@ def test_a_node_that_registers_again_is_not_lost():
     world.run(*plan_service(world.view, API, frozenset({"n1"})))
     world.register(inst())
     assert world.endpoints()["api-n1"].spec.health == "healthy"
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["service", "no-service", "node", "no-node", "evict", "instance", "no-instance", "endpoint"]),
+        st.integers(0, 2),
+        st.integers(0, 2),
+    ),
+    max_size=25,
+)
+
+
+def step(world: World, what: str, one: int, other: int):
+    """One change in the store, by whomever; what it touched."""
+    name, host = f"i{one}", f"n{other}"
+    instance = inst(name=name, node=host, labels={"app": ("api", "web", "db")[other]}, address=f"10.0.0.{other}")
+    service = svc(f"s{one}", selector={"app": ("api", "web", "db")[other]}, serviceAccounts=["api"])
+    endpoint = registry.endpoint(service, instance, "", "healthy")
+    held = node(host, f"10.0.0.{other}", locality=f"r{one}", evicted=what == "evict")
+    match what:
+        case "service":
+            return world.event(keys.key_for(service.ref), codec.encode(service))
+        case "no-service":
+            return world.event(keys.key_for(service.ref), None)
+        case "node" | "evict":
+            return world.event(keys.key_for(held.ref), codec.encode(held))
+        case "no-node":
+            return world.event(keys.key_for(held.ref), None)
+        case "instance":
+            return world.event(keys.key_for(instance.ref), codec.encode(instance))
+        case "no-instance":
+            return world.event(keys.key_for(instance.ref), None)
+        case _:
+            key = keys.key_for(Ref("Endpoint", "shop", name), service=service.metadata.name)
+            return world.event(key, codec.encode(endpoint))
+
+
+@given(STEPS, st.sets(st.sampled_from(["n0", "n1", "n2"])))
+def test_what_was_touched_is_all_that_there_is_to_do(steps, lost):
+    """After any change, looking at what it touched leaves nothing for a look at everything."""
+    world = World()
+    for what, one, other in steps:
+        touched = step(world, what, one, other)
+        instances = touched.instances | {
+            held.object.ref for name in touched.nodes for held in world.view.instances_on(name)
+        }
+        for service in touched.services:
+            world.run(*plan_service(world.view, service, lost))
+        for ref in instances:
+            world.run(*plan_endpoints(world.view, ref, lost))
+        services = world.view.services.keys() | world.view.endpoints.keys()
+        assert [plan for name in services for plan in plan_service(world.view, name, lost)] == []
+
+
+def test_a_change_of_one_instance_touches_no_other_and_no_node():
+    world = World(node(), svc(selector={"app": "api"}))
+    world.register(inst(), inst(name="second"))
+    changed = inst(health="unhealthy")
+    touched = world.event(keys.key_for(changed.ref), codec.encode(changed))
+    assert (touched.instances, touched.services, touched.nodes) == ({changed.ref}, set(), set())
+    plans = plan_endpoints(world.view, changed.ref, frozenset())
+    assert [list(plan.ops) for plan in plans] == [[keys.key_for(Ref("Endpoint", "shop", "api-n1"), service="api")]]
+
+
+def test_a_nodes_first_and_last_instance_touch_the_node():
+    world = World(node(), svc())
+    first = world.event(keys.key_for(inst().ref), codec.encode(inst()))
+    moved = world.event(keys.key_for(inst().ref), codec.encode(inst(node="n2")))
+    last = world.event(keys.key_for(inst().ref), None)
+    assert (first.nodes, moved.nodes, last.nodes) == ({"n1"}, {"n1", "n2"}, {"n2"})
+    assert list(world.view.nodes_with_instances()) == []
 
 
 def test_an_evicted_node_keeps_no_endpoints():
