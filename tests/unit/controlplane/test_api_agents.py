@@ -80,6 +80,45 @@ def test_a_host_joins_with_its_token_and_registers(tmp_path):
     asyncio.run(run())
 
 
+class Transactions(MemoryStore):
+    """Remembers who tried to write."""
+
+    def __init__(self):
+        super().__init__()
+        self.authors = []
+
+    async def txn(self, compares, ops):
+        for op in ops:
+            if op.key == keys.COMMIT:
+                self.authors.append(msgspec.json.decode(op.value)["author"])
+        return await super().txn(compares, ops)
+
+
+def test_what_registrations_write_leaves_nothing_for_the_leader_to_do(tmp_path):
+    """It sees an instance and its endpoint at once, also if another replica wrote them, and puts right nothing."""
+
+    async def run():
+        store, signer = Transactions(), MemorySigner(DOMAIN, clock=time.time)
+        made = await init_store(store, signer, InitOptions(trust_domain=DOMAIN), time.time())
+        taking = {"selector": {"app": "api"}, "serviceAccounts": ["api"]}
+        async with replica(store, signer, settings_for(tmp_path, "cp1"), made.admin_token) as leader:
+            await leader.context.election.fence()
+            async with replica(store, signer, settings_for(tmp_path, "cp2"), made.admin_token) as cp:
+                await cp.apply(namespace(), service(), service("all", **taking))
+                await cp.add_node("n1", "shop/api")
+                tls = cp.node_tls("n1")
+                await cp.call("POST", "/v1/register", {"instances": [instance()]}, tls=tls)
+                store.authors.clear()
+                for turn in range(20):
+                    body = {"instances": [instance(health=("unhealthy", "healthy")[turn % 2])]}
+                    assert (await cp.call("POST", "/v1/register", body, tls=tls))[0] == 200
+                await cp.apply(service("new", **taking))  # this is work, and comes after whatever there was before
+                await aeventually(lambda: "controlplane:cp1" in store.authors)
+                assert store.authors == ["node:n1"] * 20 + ["operator:admin", "controlplane:cp1"]
+
+    asyncio.run(run())
+
+
 def test_a_registration_tells_what_was_refused_and_registers_the_rest(tmp_path):
     async def run():
         async with mesh(tmp_path) as cp:
