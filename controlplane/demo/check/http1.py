@@ -48,10 +48,11 @@ class Connection:
     async def verdict(self, patience: float) -> None:
         """Wait this long, or until the peer ends the connection; raise what it ended it with."""
         end = asyncio.get_running_loop().time() + patience
-        while not self.dead and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - a stream has no event for its end
+        # Not `dead`: a connection that broke is closing for a moment before the reader is told why.
+        while not self.reader.at_eof() and asyncio.get_running_loop().time() < end:
+            if error := self.reader.exception():
+                raise error
             await asyncio.sleep(0.005)
-        if error := self.reader.exception():
-            raise error
 
     async def get(self, host: str, path: str, headers: dict[str, str] | None = None) -> Answer:
         """One GET and its whole answer.
