@@ -66,6 +66,8 @@ class App:
     code: grpc.StatusCode = grpc.StatusCode.OK
     """What it answers over gRPC."""
     rpcs: int = 0
+    serving: bool = True
+    """What it says of its health over gRPC."""
     headers: dict[str, str] = field(default_factory=dict)
     keeps: bool = True
     """Is what it saw kept in `seen`?"""
@@ -110,7 +112,12 @@ async def _calls(app: App, address: str) -> grpc.aio.Server:
             await context.abort(app.code, "as told")
         return app.name.encode() + b" " + request
 
+    async def health(_request: bytes, _context: grpc.aio.ServicerContext) -> bytes:
+        return b"\x08\x01" if app.serving else b"\x08\x02"  # HealthCheckResponse: SERVING, NOT_SERVING
+
     server = grpc.aio.server()
+    check = {"Check": grpc.unary_unary_rpc_method_handler(health)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", check),))
     for called in ("test.Echo", "test.Other"):
         methods = {m: grpc.unary_unary_rpc_method_handler(name) for m in ("Say", "Ask")}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(called, methods),))
@@ -215,7 +222,8 @@ class Rig:
         """As it began."""
         self._base = self._first
         for app in self.apps.values():
-            app.status, app.delay, app.refuses = 200, 0.0, ""
+            app.status, app.delay, app.refuses, app.serving = 200, 0.0, "", True
+            app.code = grpc.StatusCode.OK
         self.caller_at("")
         self.objects("")
 
