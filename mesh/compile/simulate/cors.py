@@ -17,28 +17,28 @@ def answer(run: Run, policies: list[Any], request: Request) -> tuple[bool, Heade
     if not policies or not origin or not _enabled(run, policies):
         return False, ()
     allowed = any(matches(m, "*") or matches(m, origin) for m in _first(policies, "allow_origin_string_match") or ())
+    readable = _readable(policies, origin) if allowed else ()
     if request.method == "OPTIONS" and request.header(_METHOD):
         forward = _first(policies, "forward_not_matching_preflights")
         if allowed or not (forward is None or forward.value):
-            return True, _preflight(policies, origin) if allowed else ()
-    if not allowed:
-        return False, ()
+            return True, _preflight(policies) + readable
+    return False, readable and readable + _credentials(policies)
+
+
+def _readable(policies: list[Any], origin: str) -> Headers:
+    """For whom the answer is."""
     exposed = _first(policies, "expose_headers")
-    return False, (
-        (f"{_ALLOW}origin", origin),
-        *_credentials(policies),
-        *((("access-control-expose-headers", exposed),) if exposed else ()),
-    )
+    return ((f"{_ALLOW}origin", origin), *((("access-control-expose-headers", exposed),) if exposed else ()))
 
 
-def _preflight(policies: list[Any], origin: str) -> Headers:
+def _preflight(policies: list[Any]) -> Headers:
+    """What may be asked; also of an origin for which no answer is."""
     said = {
         f"{_ALLOW}methods": _first(policies, "allow_methods"),
         f"{_ALLOW}headers": _first(policies, "allow_headers"),
         "access-control-max-age": _first(policies, "max_age"),
     }
-    others = tuple((name, value) for name, value in said.items() if value)
-    return ((f"{_ALLOW}origin", origin), *_credentials(policies), *others)
+    return (*_credentials(policies), *((name, value) for name, value in said.items() if value))
 
 
 def _credentials(policies: list[Any]) -> Headers:

@@ -29,6 +29,8 @@ class Passing:
     delay: float = 0.0
     limits: tuple[str, ...] = ()
     cors: Headers = ()
+    preflight: bool = False
+    """The answer is a filter's own from head to foot: nothing is done to it on its way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ def _cors(run: Run, seat: Seat, chosen: Chosen | None, request: Request, passing
             "filter", seat.resource, seat.field, f"{seat.name}: {'answers a preflight' if preflight else 'applies'}"
         )
     if preflight:
+        passing.preflight = True
         return Direct(status=200, headers=headers)
     passing.cors = headers
     return None

@@ -34,7 +34,7 @@ def handle(run: Run, hcm: Any, request: Request, listener: str) -> Verdict:
         outcome, edits = act(run, chosen, seen, passing), edits_of(chosen, "response", passing.metadata)
     else:
         outcome, edits = NoRoute(status=404), ()
-    if isinstance(outcome, To | Closed):
+    if isinstance(outcome, To | Closed) or passing.preflight:
         return outcome
     return sent(hcm, replace(outcome, response=edits), passing, grpc=seen.grpc)
 

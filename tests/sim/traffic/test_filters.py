@@ -312,7 +312,11 @@ PREFLIGHT = [ORIGIN, ("access-control-request-method", "PUT")]
 
 def test_a_preflight_is_answered_by_the_filter():
     found = cors(
-        allow_origin_string_match=[{"exact": "http://a"}], allow_methods="PUT", allow_credentials=pb.true(), max_age="5"
+        allow_origin_string_match=[{"exact": "http://a"}],
+        allow_methods="PUT",
+        allow_credentials=pb.true(),
+        max_age="5",
+        expose_headers="x",
     )
     verdict = ask(found, "/", PREFLIGHT, method="OPTIONS")
     assert isinstance(verdict, Direct)
@@ -323,17 +327,30 @@ def test_a_preflight_is_answered_by_the_filter():
             "access-control-allow-credentials": "true",
             "access-control-allow-methods": "PUT",
             "access-control-max-age": "5",
+            "access-control-expose-headers": "x",
         },
     )
+
+
+def test_nothing_is_done_to_the_answer_to_a_preflight():
+    """Unlike to other answers of filters: no headers of the route, no local reply configuration, no words of gRPC."""
+    policy = per_route(cors=pb.CorsPolicy(allow_origin_string_match=[{"exact": "*"}]))
+    routes = config(to(route={"typed_per_filter_config": policy, "response_headers_to_add": [added("x", "1")]}))
+    found = snapshot(routes, manager([filter_of("cors", pb.Cors())]))
+    verdict = ask(found, "/", [*PREFLIGHT, ("content-type", "application/grpc")], method="OPTIONS")
+    assert isinstance(verdict, Direct)
+    assert (verdict.response, verdict.grpc_status) == ((), None)
 
 
 @pytest.mark.parametrize(("forward", "goes_on"), [(None, True), (True, True), (False, False)])
 def test_a_preflight_of_another_origin(forward: bool | None, goes_on: bool):
     """CorsPolicy.forward_not_matching_preflights."""
     fields = {} if forward is None else {"forward_not_matching_preflights": pb.BoolValue(value=forward)}
-    verdict = ask(cors(allow_origin_string_match=[{"exact": "http://b"}], **fields), "/", PREFLIGHT, method="OPTIONS")
+    found = cors(allow_origin_string_match=[{"exact": "http://b"}], allow_methods="PUT", expose_headers="x", **fields)
+    verdict = ask(found, "/", PREFLIGHT, method="OPTIONS")
     assert isinstance(verdict, To) is goes_on
-    assert getattr(verdict, "headers", None) is not None
+    if isinstance(verdict, Direct):
+        assert verdict.headers == (("access-control-allow-methods", "PUT"),)
 
 
 def test_an_answer_for_a_page_of_an_allowed_origin():

@@ -51,6 +51,8 @@ def request_for(routes: pb.RouteConfiguration, rng: random.Random) -> Ask:
     for _ in range(rng.randint(0, 3)):
         headers.append((rng.choice(HEADERS), rng.choice(VALUES)))
     headers += rng.sample(OTHERS, rng.choice([0, 0, 1, 2]))
+    if method == "OPTIONS" and rng.random() < 0.5:
+        headers += [("origin", rng.choice(["http://a", "http://c", ""])), ("access-control-request-method", "PUT")]
     rng.shuffle(headers)
     return Ask(method, path, host, tuple(headers))
 
