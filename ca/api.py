@@ -87,7 +87,7 @@ class Issuer:
     ) -> None:
         """`holder`: (address, node) -> another node that is connected from this address; empty: there is none.
 
-        `may_look_up`: (key of a token, source address, now) -> 0 if the store may be asked for it, or seconds to wait.
+        `may_look_up`: (key, source address, now) -> 0 if the store may be asked for this record, or seconds to wait.
         `trusted`: all roots of this trust domain, if more than the ones that this replica's own chains lead to.
         """
         self._holder, self._may_look_up = holder, may_look_up
@@ -187,12 +187,19 @@ class Issuer:
             return Denied("too many failed attempts from this address", retry_after=wait)
         proved = node_cert.prove_expired(request, self._trusted(), self._about.trust_domain, now)
         if isinstance(proved, Denied):
-            self._failures.take(source_of(peer_ip), now)
-            self._audit.refused(peer_ip, "ca.renew", allowed=False, peer=peer_ip, reason=proved.reason)
-            return proved
+            return self._not_renewed(proved, peer_ip, now)
         claims, key = proved
-        chain = self._issue(claims, "node", await self._standing(claims.node), key, now)
+        standing = await self._standing(claims.node)
+        if fault := policy.standing_fault(claims, standing):
+            return self._not_renewed(Denied(fault), peer_ip, now, node=_plain(claims.node))
+        chain = self._issue(claims, "node", standing, key, now)
         return chain if isinstance(chain, Denied) else Signed(identity="node", chain=chain)
+
+    def _not_renewed(self, why: Denied, peer_ip: str, now: float, **more: object) -> Denied:
+        """What was shown does not count, or not any more."""
+        self._failures.take(source_of(peer_ip), now)
+        self._audit.refused(peer_ip, "ca.renew", allowed=False, peer=peer_ip, reason=why.reason, **more)
+        return why
 
     def _issue(
         self, claims: Claims, wanted: str, standing: Standing, key: template.PublicKey, now: float

@@ -114,7 +114,7 @@ def authorize(claims: Claims, wanted: str, standing: Standing, trust_domain: str
     `wanted` is what a request says: `node`, `gate` or `<namespace>/<service-account>`. `standing` is that of the node
     which the claims name.
     """
-    fault, node = _standing_fault(claims, standing), standing.node
+    fault, node = standing_fault(claims, standing), standing.node
     if fault or node is None:
         return Denied(fault)
     if wanted == "node":
@@ -137,7 +137,7 @@ def void_fault(node: str, issued: float, since: float) -> str:
     return f"this certificate of node {node} is void: a host has joined under this name since it was issued"
 
 
-def _standing_fault(claims: Claims, standing: Standing) -> str:
+def standing_fault(claims: Claims, standing: Standing) -> str:
     """Why this node may have nothing at all; empty if it is in good standing."""
     node = standing.node
     if fault := name_fault("node", claims.node):

@@ -50,7 +50,7 @@ STOP_SECONDS = 5.0
 """For answers that are under way when a stop comes."""
 HEAD_BYTES = 16 * 1024
 LOOKUPS_EACH, LOOKUPS_TOGETHER = Rate(1, 30), Rate(50, 500)
-"""Of tokens that this node knows nothing of; they may have been made a moment ago at another one."""
+"""Of tokens and nodes that this replica knows nothing of; they may have been made a moment ago at another one."""
 
 
 async def run(settings: Settings) -> None:
@@ -181,7 +181,7 @@ class Node:
         )
 
     def _may_look_up(self, key: str, address: str, now: float) -> float:
-        """Whoever guesses tokens asks the store rarely; whoever has one that the mirror knows of is not held up."""
+        """Whoever guesses asks the store rarely; whoever has a token that the mirror knows of is not held up."""
         return 0.0 if self._mirror.view.knows_token(key, now) else self._strangers.take(address, now)
 
     def _life(self) -> Lifetimes:

@@ -71,7 +71,10 @@ class Context:
     metrics: Metrics
     wall: Callable[[], float]
     may_look_up: Callable[[str, str, float], float]
-    """(key of a token, source address, now) -> 0 if the store may be asked for it, or the seconds to wait."""
+    """(key, source address, now) -> 0 if the store may be asked for this record, or the seconds to wait.
+
+    Of what callers name before they are let in; whatever the mirror knows may be asked for always.
+    """
     registrations: Buckets = field(default_factory=lambda: Buckets(Rate(per_second=5, burst=100)))
     """By node: each call costs a plan of the whole host, and may write. An agent calls when something changed."""
     idle: IdleConnections = field(default_factory=IdleConnections)

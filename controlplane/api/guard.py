@@ -17,6 +17,7 @@ from controlplane import auth
 from controlplane.api.answers import ApiError, NotLetInError
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.auth import Anonymous, Caller, Rejected
+from mesh import keys
 from mesh.store.errors import Conflict, Refused, StoreError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -76,14 +77,17 @@ async def _admit(request: web.Request, route: str, caller: Caller, context: Cont
             raise NotLetInError(401, "who are you?", hint)
         raise ApiError(403, f"{caller.name} may not {request.method} {route}", "another role is needed for this")
     if isinstance(caller, auth.NodeCaller) and not auth.allowed(request.method, route, Anonymous()):
-        await _check_node(context, caller)
+        await _check_node(request, context, caller)
 
 
-async def _check_node(context: Context, caller: auth.NodeCaller) -> None:
+async def _check_node(request: web.Request, context: Context, caller: auth.NodeCaller) -> None:
     """Its certificate lives on after a node is evicted, deleted or joined anew; its rights do not."""
     held = context.mirror.view.node(caller.name)
     if held is None:
-        await context.writer.look_up_node(caller.name)  # it may have joined a moment ago at another replica
+        # It may have joined a moment ago at another replica.
+        if wait := context.may_look_up(keys.join_of(caller.name), request.remote or "", context.wall()):
+            raise NotLetInError(429, f"there is no node {caller.name[:80]!r} here", "join anew", retry_after=wait)
+        await context.writer.look_up_node(caller.name)
         held = context.mirror.view.node(caller.name)
     if held is None:
         raise NotLetInError(403, f"there is no node {caller.name[:80]!r}", "it was deleted, and has to join anew")

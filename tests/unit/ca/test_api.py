@@ -308,6 +308,21 @@ def test_guessing_tokens_closes_the_address_for_a_while_and_others_still_join(tm
     run(tmp_path, scenario, limits=Limits(failed_joins=Rate(1, 3)))
 
 
+def test_an_evicted_host_that_renews_without_end_closes_its_address_and_is_no_known_caller(tmp_path):
+    async def scenario(ca):
+        answer, key = await joined(ca)
+        await ca.put(evicted=True)
+        ca.records.strangers.clear()
+        for _ in range(3):
+            assert "evicted" in (await renewed(ca, answer, key, NOW)).reason
+        assert ca.records.last()["node"] == "vm-1"
+        assert ca.records.strangers == ["192.0.2.1"] * 3
+        assert (await renewed(ca, answer, key, NOW)).retry_after > 0
+        assert len(ca.records.strangers) == 3
+
+    run(tmp_path, scenario, limits=Limits(failed_joins=Rate(1, 3)))
+
+
 def test_a_batch_is_bounded(tmp_path):
     async def scenario(ca):
         await ca.put()
