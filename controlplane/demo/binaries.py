@@ -22,6 +22,7 @@ ETCD_FLOOR = (3, 5, 30)
 
 ETCD_MODULES = Path(__file__).parent / "etcd"
 BUILD_TIMEOUT = 1200.0
+GO_ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 Say = Callable[[str], None]
 
@@ -66,11 +67,27 @@ def find_etcd(say: Say = _quiet) -> EtcdBinaries:
     found = _etcd_in(Path(on_path).parent) if on_path else None
     if found is not None and version_of(found.etcd) >= ETCD_FLOOR:
         return found
-    cached = _cache() / f"etcd-{_wanted_version()}-{_modules_hash()}"
+    return _built_etcd(say, "")
+
+
+def etcd_for(arch: str, say: Say = _quiet) -> EtcdBinaries:
+    """The pinned etcd for another architecture (as `platform.machine()` spells it), cross-built into the cache.
+
+    Raises:
+        MissingBinaryError: there is no Go toolchain, or no such architecture.
+
+    """
+    if arch not in GO_ARCHES:
+        raise MissingBinaryError(f"etcd is not built for {arch}; known are {', '.join(GO_ARCHES)}")
+    return _built_etcd(say, arch)
+
+
+def _built_etcd(say: Say, arch: str) -> EtcdBinaries:
+    cached = _cache() / f"etcd-{_wanted_version()}-{_modules_hash()}{'-' if arch else ''}{arch}"
     with _locked(cached.with_name(cached.name + ".lock")):
         found = _etcd_in(cached)
         if found is None:
-            _build(cached, say)
+            _build(cached, say, arch)
             found = _etcd_in(cached)
         assert found is not None
         return found
@@ -148,19 +165,20 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(target: Path, say: Say) -> None:
+def _build(target: Path, say: Say, arch: str) -> None:
     try:
         go = find_go(ETCD_MODULES)
     except MissingBinaryError as exc:
         raise MissingBinaryError(
             f"etcd {_text(ETCD_FLOOR)} or newer is not on PATH, and cannot be built: {exc}, or set HOLDFAST_ETCD_DIR"
         ) from exc
-    say(f"building etcd {_wanted_version()} (once, one to five minutes)")
+    say(f"building etcd {_wanted_version()}{' for ' if arch else ''}{arch} (once, one to five minutes)")
     server = "go.etcd.io/etcd/server/v3"
     packages = [server, "go.etcd.io/etcd/etcdctl/v3", "go.etcd.io/etcd/etcdutl/v3"]
     # Go needs a home for its module cache, which a daemon's environment may lack.
     env = {"HOME": str(Path.home())} | os.environ
     env |= {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    env |= {"GOOS": "linux", "GOARCH": GO_ARCHES[arch]} if arch else {}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as scratch:
         work, out = Path(scratch) / "src", Path(scratch) / "bin"
         out.mkdir()
