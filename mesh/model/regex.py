@@ -14,6 +14,8 @@ MAX_PROGRAM = 1000
 
 _OPTIONS = re2.Options()
 _OPTIONS.log_errors = False
+_OPTIONS.encoding = re2.Options.Encoding.LATIN1
+"""As Envoy builds its own, which has RE2's defaults else: a character is a byte, so there is no `\\x{100}`."""
 
 
 def prefix_expression(prefix: str) -> str:
@@ -33,7 +35,9 @@ def regex_fault(pattern: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _fault(pattern: str) -> str:
     try:
-        compiled = re2.compile(pattern, _OPTIONS)
+        compiled = re2.compile(pattern.encode(), _OPTIONS)
+    except UnicodeEncodeError:
+        return f"{shown(pattern)} has characters that no text in UTF-8 has"
     except re2.error as exc:
         words = exc.args[0].decode("utf-8", "replace") if exc.args and isinstance(exc.args[0], bytes) else str(exc)
         return f"{shown(pattern)} is not a regular expression of RE2: {words[:120]}"

@@ -307,5 +307,8 @@ def test_durations():
 def test_regular_expressions_are_those_of_envoy():
     assert regex_fault("/v[0-9]+/.*") == ""
     assert "RE2" in regex_fault(r"(a)\1")
+    assert "RE2" in regex_fault(r"\x{100}")  # a character is a byte
+    assert regex_fault(r"[\x{80}-\x{ff}]é") == ""
+    assert "UTF-8" in regex_fault("\ud800")
     assert "1024" in regex_fault("a" * 2000)
     assert str(MAX_PROGRAM) in regex_fault("a{1000}b{1000}")
