@@ -84,6 +84,10 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("GET", "/healthz"): _ANYBODY,
     ("GET", "/readyz"): _ANYBODY,
     ("GET", "/v1/roots"): _ANYBODY,
+    # What hosts install from: nothing in it is secret, and the line that a host is given pins its hash.
+    ("GET", "/install.py"): _ANYBODY,
+    ("GET", "/v1/dist/manifest.json"): _ANYBODY,
+    ("GET", "/v1/dist/{path}"): _ANYBODY,
     ("POST", "/v1/join"): _ANYBODY,  # the join token is the proof
     ("POST", "/v1/renew"): _ANYBODY,  # the old key's signature is the proof
     ("GET", "/metrics"): _READ,

@@ -37,6 +37,7 @@ from controlplane.reconcile import Reconciler
 from controlplane.revisions import Revisions
 from controlplane.settings import Settings, split_address
 from controlplane.setup import open_store
+from controlplane.shelf import Shelf
 from controlplane.uplink import Uplinks
 from controlplane.view import Touched
 from controlplane.writer import Writer
@@ -168,6 +169,7 @@ class Node:
             audit=audit,
             metrics=Metrics(),
             wall=time.time,
+            shelf=Shelf(Path(settings.dist_dir)),
             may_look_up=self._may_look_up,
         )
         self._runner = web.AppRunner(

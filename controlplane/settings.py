@@ -74,6 +74,8 @@ class Settings(_Part, frozen=True, kw_only=True):
     seal_key_file: str
     """32 random bytes in base64: the key for values in the store's private part, and for keys on disk."""
     signer: SignerSettings = SignerSettings()
+    dist_dir: str = "/var/lib/holdfast-controlplane/dist"
+    """From where hosts install: made by `holdfast dist build`. Served to anybody, if it is there."""
     audit_log: str = ""
     """Empty: audit.log in the data directory."""
     audit_sync: Literal["always", "batch"] = "batch"
@@ -92,7 +94,7 @@ class Settings(_Part, frozen=True, kw_only=True):
         return Path(self.audit_log) if self.audit_log else Path(self.data_dir) / "audit.log"
 
 
-_FILES = ("data_dir", "seal_key_file", "audit_log")
+_FILES = ("data_dir", "seal_key_file", "audit_log", "dist_dir")
 _ETCD_FILES = ("ca", "cert", "key")
 _SIGNER_FILES = ("ca_file", "role_id_file", "secret_id_file")
 

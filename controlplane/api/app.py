@@ -5,6 +5,7 @@ from aiohttp import web
 from controlplane.api import (
     agents,
     checked,
+    dist,
     explaining,
     health,
     history,
@@ -51,6 +52,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/v1/operators/{name}", operators.delete_operator),
     ("POST", "/v1/ca/rotate", operators.rotate),
     ("GET", "/v1/roots", agents.roots),
+    ("GET", "/install.py", dist.installer),
+    ("GET", "/v1/dist/manifest.json", dist.manifest),
+    ("GET", "/v1/dist/{path}", dist.file),
     ("POST", "/v1/join", agents.join),
     ("POST", "/v1/renew", agents.renew),
     ("POST", "/v1/sign", agents.sign),
@@ -63,6 +67,6 @@ def make_app(context: Context) -> web.Application:
     app = web.Application(middlewares=[guard], client_max_size=context.settings.limits.body_bytes)
     app[CONTEXT] = context
     for method, path, handler in ROUTES:
-        # HEAD comes with GET, except where a GET has effects or never ends.
-        app.router.add_route(method, path, handler)
+        # A {path} has slashes in it. HEAD comes with GET, except where a GET has effects or never ends.
+        app.router.add_route(method, path.replace("{path}", "{path:.+}"), handler)
     return app

@@ -11,6 +11,7 @@ from aiohttp import web
 from ca.limits import Buckets, Rate
 from ca.policy import Claims, Denied
 from ca.wire import JoinAnswer, JoinRequest, RenewRequest, SignAnswer, Signed, SignRequest
+from controlplane.api.downloads import Downloads
 from controlplane.api.idle import IdleConnections
 from controlplane.applier import Applier
 from controlplane.asking import Asking
@@ -22,6 +23,7 @@ from controlplane.mirror import Mirror
 from controlplane.proxies import Proxies
 from controlplane.revisions import Revisions
 from controlplane.settings import Settings
+from controlplane.shelf import Shelf
 from controlplane.uplink import Uplinks
 from controlplane.writer import Writer
 from mesh.store.protocol import Store
@@ -70,6 +72,7 @@ class Context:
     audit: AuditLog
     metrics: Metrics
     wall: Callable[[], float]
+    shelf: Shelf
     may_look_up: Callable[[str, str, float], float]
     """(key, source address, now) -> 0 if the store may be asked for this record, or the seconds to wait.
 
@@ -77,6 +80,7 @@ class Context:
     """
     registrations: Buckets = field(default_factory=lambda: Buckets(Rate(per_second=5, burst=100)))
     """By node: each call costs a plan of the whole host, and may write. An agent calls when something changed."""
+    downloads: Downloads = field(default_factory=Downloads)
     idle: IdleConnections = field(default_factory=IdleConnections)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set before a stop: streams end, so that clients turn to another replica."""

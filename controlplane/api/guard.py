@@ -24,9 +24,12 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-UNTIMED = frozenset({"/v1/uplink", "/v1/watch/{plural}", "/v1/backup", "/v1/plan", "/v1/ask", "/v1/apply/checked"})
-"""Streams, and questions to all agents; they bound their own steps."""
-UNAUDITED = frozenset({"/healthz", "/readyz", "/metrics", "/v1/roots"})
+DIST = frozenset({"/install.py", "/v1/dist/{path}"})
+UNTIMED = (
+    frozenset({"/v1/uplink", "/v1/watch/{plural}", "/v1/backup", "/v1/plan", "/v1/ask", "/v1/apply/checked"}) | DIST
+)
+"""Streams, downloads, and questions to all agents; they bound their own steps."""
+UNAUDITED = frozenset({"/healthz", "/readyz", "/metrics", "/v1/roots", "/v1/dist/manifest.json"}) | DIST
 _NO_ROUTE = "(none)"
 
 

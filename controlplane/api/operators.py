@@ -11,6 +11,7 @@ from ca.attest.join_token import BadTokenRequestError
 from controlplane import auth
 from controlplane.api.answers import ApiError, answer, strict
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
+from controlplane.api.dist import INSTALLER
 from controlplane.backup import dump
 from controlplane.election import LEADER, Leader
 from controlplane.proxies import PeerError
@@ -69,7 +70,12 @@ async def create_token(request: web.Request) -> web.Response:
     request[NOTES].update(node=wanted.node, identities=list(wanted.identities), expires=minted.expires, id=minted.id)
     # Not the token itself: arguments are seen by every user of a host, and stay in the shell's history.
     command = "holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN"
-    return answer({"token": minted.token, "id": minted.id, "expires": minted.expires, "join": command}, status=201)
+    made = {"token": minted.token, "id": minted.id, "expires": minted.expires, "join": command}
+    catalogue = await context.shelf.catalogue()
+    if catalogue is not None and catalogue.manifest.entry(INSTALLER) is not None:
+        # What the line for a bare host pins.
+        made["install"] = {"url": context.settings.advertise, "manifestSha256": catalogue.sha256}
+    return answer(made, status=201)
 
 
 async def create_operator(request: web.Request) -> web.Response:

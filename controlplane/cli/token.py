@@ -8,6 +8,11 @@ import click
 from controlplane.cli.context import Flags
 from controlplane.cli.options import connected, connection, output, seconds
 
+NO_LINE = (
+    "the control plane serves no distribution folder with an installer: make one with `holdfast dist build`; "
+    "store gates are set up by hand or by the Ansible collection"
+)
+
 
 @click.group()
 def token() -> None:
@@ -22,24 +27,51 @@ def token() -> None:
 @click.option("--gate", is_flag=True, help="The host is a store gate as well.")
 @click.option("--ttl", default="1h", show_default=True, help="How long the token may be used.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME:PORT[:PROTOCOL]",
+    help="The line: a local service to register.",
+)
+@click.option("--line", "only_line", is_flag=True, help="Print the line for a bare host, and nothing else.")
 @output("table", "json", "yaml")
 @connected
-def create(node: str, identities: tuple[str, ...], gate: bool, ttl: str, out: str, form: str, flags: Flags) -> None:
+def create(
+    node: str,
+    identities: tuple[str, ...],
+    gate: bool,
+    ttl: str,
+    out: str,
+    services: tuple[str, ...],
+    only_line: bool,
+    form: str,
+    flags: Flags,
+) -> None:
     r"""Make a one-time token with which the host called NODE joins the mesh.
 
     The token names what the host may run; it is used up by the first key that joins with it.
 
+    If the control plane serves a distribution folder (`holdfast dist build`), this also tells the one line to paste
+    on a bare host: it installs the agent and Envoy, joins, registers the services, and starts all of it.
+
     \b
     Examples:
       holdfast token create web-1 -i shop/web
+      holdfast token create web-1 -i shop/web --service web:8080:http --line | ssh root@web-1 sh
       holdfast token create gate-1 --gate --ttl 15m --out gate-1.token
     """
     from controlplane.cli.client import Api
+    from controlplane.cli.errors import CliError
     from controlplane.cli.output import emit, say, talk
+    from controlplane.cli.paste import line
 
     for identity in identities:
         if not re.fullmatch(r"[^/]+/[^/]+", identity):
             raise click.BadParameter(f"{identity!r} is not <namespace>/<service account>", param_hint="--identity")
+    for service in services:
+        if not re.fullmatch(r"([a-z0-9-]+/)?[a-z0-9-]+:[0-9]{1,5}(:[a-z0-9]+)?", service):
+            raise click.BadParameter(f"{service!r} is not [namespace/]name:port[:protocol]", param_hint="--service")
     body = {
         "node": node,
         "identities": list(identities),
@@ -51,7 +83,20 @@ def create(node: str, identities: tuple[str, ...], gate: bool, ttl: str, out: st
         return await api.call("POST", "/v1/tokens", body=body)
 
     answer = talk(connection(flags), work, "making a token")
-    if out:
+    if (install := answer.get("install")) and not gate:
+        answer["line"] = line(
+            token=answer["token"],
+            url=install["url"],
+            manifest_sha256=install["manifestSha256"],
+            node=node,
+            services=services,
+            identities=identities,
+        )
+    if only_line:
+        if "line" not in answer:
+            raise CliError("there is no line for this host", hint=NO_LINE)
+        click.echo(answer["line"])
+    elif out:
         from controlplane.cli.secretfile import write_secret
 
         write_secret(out, answer["token"] + "\n")
@@ -62,3 +107,5 @@ def create(node: str, identities: tuple[str, ...], gate: bool, ttl: str, out: st
         click.echo(answer["token"])
         say(f"for {node}, once, within {ttl}. On the host:")
         say("  holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN")
+        if "line" in answer:
+            say(f"or, on a bare host with Python and nothing else, as root, this one line:\n\n{answer['line']}\n")
