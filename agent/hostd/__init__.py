@@ -1,0 +1,19 @@
+"""The only part of an agent's host that may touch /etc/hosts and the kernel's packet rules.
+
+It runs as root, and needs the standard library only.
+
+The agent, which reads from the network, runs without privileges. It says what it wants (`wanted`) over a unix socket;
+this small process judges it again, and writes three things that lie in marked places of their own:
+
+wanted    what may be asked for, strictly read, with all faults (pure)
+block     names: a marked block in /etc/hosts (pure)
+ruleset   virtual addresses and opt-in capture: one nftables table, `inet holdfast` (pure)
+arming    may capture be in force? armed, confirmed, reverted (pure)
+sessions  did a process come in over an SSH connection that is newer than the arming?
+system    files, users, cgroups, nft
+daemon    the socket and the clock
+client    what the agent and the commands on the host call
+
+What can cut an operator off is kept up by a set element with a timeout, which only the living renew: when nothing
+renews it, the kernel itself lets go (docs/capture.md).
+"""

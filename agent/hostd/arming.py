@@ -1,0 +1,77 @@
+"""May opt-in capture be in force? Pure.
+
+    none --asked for--> armed --confirmed--> confirmed (remembered: a later boot asks nobody)
+                          '--not in time--> reverted --asked for again, or changed--> armed
+
+What was confirmed is a digest of the capture itself: a range that is added arms anew.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agent.hostd.wanted import Wanted, encode
+
+State = Literal["none", "armed", "confirmed", "reverted"]
+
+ARMED_SECONDS = 60.0
+"""How long an operator has to show that the host can still be reached."""
+
+
+@dataclass(frozen=True)
+class Arming:
+    state: State = "none"
+    digest: str = ""
+    """Of the capture that `state` is about."""
+    since: float = 0.0
+    """Seconds since boot: when it was armed. A connection that came later has passed what is captured."""
+    until: float = 0.0
+    confirmed: str = ""
+    """The digest that was confirmed, remembered over boots."""
+
+
+def digest(wanted: Wanted) -> str:
+    """Of what can cut somebody off; empty if nothing can."""
+    if not wanted.captures:
+        return ""
+    body: dict[str, Any] = {key: value for key, value in encode(wanted).items() if key in {"outbound", "inbound"}}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def want(held: Arming, wanted: Wanted, now: float) -> Arming:
+    """The agent says what it wants; it says so often, and mostly the same."""
+    new = digest(wanted)
+    if not new:
+        return Arming(confirmed=held.confirmed)
+    if new == held.confirmed:
+        return replace(held, state="confirmed", digest=new)
+    if new == held.digest and held.state in {"armed", "reverted"}:
+        return tick(held, now)
+    return arm(replace(held, digest=new), now)
+
+
+def arm(held: Arming, now: float) -> Arming:
+    return replace(held, state="armed", since=now, until=now + ARMED_SECONDS) if held.digest else held
+
+
+def tick(held: Arming, now: float) -> Arming:
+    return replace(held, state="reverted") if held.state == "armed" and now >= held.until else held
+
+
+def confirm(held: Arming, now: float, came: float | None) -> Arming | str:
+    """The new state, or why not. `came`: when the caller's SSH connection began; None: it sits at the console."""
+    held = tick(held, now)
+    if held.state == "confirmed":
+        return held
+    if held.state != "armed":
+        what = "was not confirmed in time and is undone" if held.state == "reverted" else "is not asked for"
+        return f"capture {what}; `holdfast-agent capture arm` puts it in force again for {ARMED_SECONDS:.0f} s"
+    if came is not None and came <= held.since:
+        return "this SSH connection is older than the capture and proves nothing: open a new one and confirm there"
+    return replace(held, state="confirmed", confirmed=held.digest)
+
+
+def off(held: Arming) -> Arming:
+    """An operator's word: out of force, and not remembered, until it is armed again."""
+    return replace(held, state="reverted" if held.digest else "none", confirmed="")

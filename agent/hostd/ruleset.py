@@ -1,0 +1,160 @@
+"""One nftables table, `inet holdfast`, loaded as a whole in one transaction. Pure.
+
+    names    nat, output      virtual addresses (and captured ranges) -> the caller's own listener on 127.0.0.1
+    refuse   filter, output   what is left of 127.64.0.0/10, and who reaches a listener without having been redirected
+    closed   filter, input    opt-in: the applications' own ports, but for loopback
+
+Opt-in rules ask the set `alive` first. Its one element has a timeout and is renewed by the helper alone, while agent
+and Envoy answer; with helper, agent and Envoy all killed, the kernel drops the element and the rules match no more.
+"""
+
+from dataclasses import dataclass
+
+from agent.hostd.arming import Arming
+from agent.hostd.wanted import VIRTUAL, Caller, Wanted
+
+TABLE = "inet holdfast"
+ALIVE_SECONDS = 15
+"""How long capture outlives whoever renews it: longer than an agent's restart takes."""
+
+_DNS_DHCP = (53, 67, 68, 546, 547)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What of a wanted caller this host knows."""
+
+    caller: Caller
+    uids: tuple[int, ...] = ()
+    cgroups: tuple[tuple[str, int], ...] = ()
+    """Path below /sys/fs/cgroup and the level at which a socket's cgroup must be it."""
+
+
+@dataclass(frozen=True)
+class Spared:
+    """What capture must never touch on this host, besides what holds everywhere."""
+
+    ssh_ports: tuple[int, ...] = (22,)
+    mtls_port: int = 15443
+
+
+def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, mark: str) -> str:
+    """Text for `nft -f -`. `mark` names this very content: an empty chain of that name shows that it is loaded."""
+    capturing = arming.state in {"armed", "confirmed"} and wanted.captures
+    lines = [
+        f"table {TABLE} {{}}",
+        f"delete table {TABLE}",
+        f"table {TABLE} {{",
+        f"  chain {mark} {{ }}",
+        "  set alive { type inet_proto; flags timeout; }",
+        *_names(wanted, callers, spared, capturing=capturing),
+        *_refuse(wanted, callers, arming, spared, capturing=capturing),
+        *(_closed(wanted, arming, spared) if capturing else ()),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def renew(seconds: int = ALIVE_SECONDS) -> str:
+    """The element anew: adding it where it is would not give it more time on every kernel."""
+    element = f"element {TABLE} alive"
+    return f"add {element} {{ tcp }}\ndelete {element} {{ tcp }}\nadd {element} {{ tcp timeout {seconds}s }}\n"
+
+
+def lapse() -> str:
+    """Capture out of force at once."""
+    element = f"element {TABLE} alive"
+    return f"add {element} {{ tcp }}\ndelete {element} {{ tcp }}\n"
+
+
+def remove() -> str:
+    return f"table {TABLE} {{}}\ndelete table {TABLE}\n"
+
+
+def _names(wanted: Wanted, callers: tuple[Resolved, ...], spared: Spared, *, capturing: bool) -> list[str]:
+    lines = [
+        "  chain names {",
+        "    type nat hook output priority -100; policy accept;",
+        "    meta l4proto != tcp return",
+        f"    ip daddr {VIRTUAL} goto virtual",
+    ]
+    if capturing and wanted.outbound:
+        lines += [*_exempt(wanted, spared), f"    ip daddr {_set(wanted.outbound.ranges)} goto captured"]
+    lines += ["  }", "  chain virtual {"]
+    lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
+    lines += ["  }"]
+    if capturing and wanted.outbound:
+        lines += ["  chain captured {", "    meta l4proto != @alive return"]
+        lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
+        lines += ["  }"]
+    return lines
+
+
+def _refuse(
+    wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, *, capturing: bool
+) -> list[str]:
+    lines = [
+        "  chain refuse {",
+        "    type filter hook output priority 0; policy accept;",
+        f"    ip daddr {VIRTUAL} meta l4proto tcp counter reject with tcp reset",
+        f"    ip daddr {VIRTUAL} counter reject with icmp type admin-prohibited",
+    ]
+    ports = sorted({resolved.caller.port for resolved in callers})
+    if ports:
+        # Root passes: the helper itself asks whether somebody listens there.
+        listeners = f"ip daddr 127.0.0.0/8 tcp dport {_set(ports)} ct direction original"
+        lines.append(f"    {listeners} ct status & dnat == 0 meta skuid != 0 counter reject with tcp reset")
+    if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and arming.state == "confirmed":
+        lines += _exempt(wanted, spared)
+        lines.append(f"    ip daddr {_set(wanted.outbound.ranges)} meta l4proto tcp goto unserved")
+    lines.append("  }")
+    if any("goto unserved" in line for line in lines):
+        lines += ["  chain unserved {", "    ct state established,related accept", "    meta l4proto @alive accept"]
+        lines += [f"    {who} counter reject with tcp reset" for who, _ in _who(callers)]
+        lines += ["  }"]
+    return lines
+
+
+def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
+    if wanted.inbound is None:
+        return []
+    ports = [port for port in wanted.inbound.ports if port not in {*spared.ssh_ports, spared.mtls_port, *_DNS_DHCP}]
+    if not ports:
+        return []
+    # What was confirmed and is to fail closed asks nobody whether the mesh lives: the port is loopback's for good.
+    always = wanted.inbound.on_failure == "closed" and arming.state == "confirmed"
+    return [
+        "  chain closed {",
+        "    type filter hook input priority 0; policy accept;",
+        '    iifname "lo" accept',
+        "    ct state established,related accept",
+        f"    tcp dport {_set(ports)} {'' if always else 'meta l4proto @alive '}counter reject with tcp reset",
+        "  }",
+    ]
+
+
+def _exempt(wanted: Wanted, spared: Spared) -> list[str]:
+    """What never goes through the mesh: this host itself, SSH, DNS, DHCP, metadata, and what the agent lives from."""
+    assert wanted.outbound is not None
+    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", *wanted.outbound.exempt)
+    ports = sorted({*spared.ssh_ports, 22, spared.mtls_port, *_DNS_DHCP})
+    return [
+        "    fib daddr type { local, broadcast, multicast } return",
+        *(f"    ip daddr {network} return" for network in networks),
+        f"    tcp dport {_set(ports)} return",
+        f"    tcp sport {_set(sorted({*spared.ssh_ports, 22}))} return",
+    ]
+
+
+def _who(callers: tuple[Resolved, ...]) -> list[tuple[str, int]]:
+    """Units before users: a unit says more about a process than the user it runs as."""
+    found = [
+        (f'socket cgroupv2 level {level} "{path}"', resolved.caller.port)
+        for resolved in callers
+        for path, level in resolved.cgroups
+    ]
+    return found + [(f"meta skuid {uid}", r.caller.port) for r in callers for uid in r.uids]
+
+
+def _set(values: tuple[str, ...] | tuple[int, ...] | list[int]) -> str:
+    return "{ " + ", ".join(str(value) for value in values) + " }"

@@ -1,0 +1,57 @@
+"""Capture is armed first, and undone unless somebody comes in by a new connection."""
+
+from agent.hostd import arming
+from agent.hostd.arming import ARMED_SECONDS, Arming
+from agent.hostd.wanted import Inbound, Outbound, Wanted
+
+FIRST = Wanted(outbound=Outbound(("10.0.0.0/8",)))
+SECOND = Wanted(outbound=Outbound(("10.0.0.0/8",)), inbound=Inbound((8080,)))
+
+
+def armed() -> Arming:
+    return arming.want(Arming(), FIRST, 100.0)
+
+
+def test_what_is_not_confirmed_is_undone_and_stays_undone():
+    held = armed()
+    assert (held.state, held.until) == ("armed", 100.0 + ARMED_SECONDS)
+    assert arming.tick(held, held.until - 0.1).state == "armed"
+    gone = arming.tick(held, held.until)
+    assert gone.state == "reverted"
+    assert arming.want(gone, FIRST, held.until + 1).state == "reverted"  # the agent says it again and again
+    assert arming.arm(gone, 500.0).state == "armed"
+
+
+def test_only_a_newer_connection_confirms():
+    held = armed()
+    assert "older" in str(arming.confirm(held, 110.0, came=99.0))
+    assert "older" in str(arming.confirm(held, 110.0, came=100.0))
+    confirmed = arming.confirm(held, 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    assert confirmed.state == "confirmed"
+    assert arming.tick(confirmed, 1e9).state == "confirmed"
+    assert isinstance(arming.confirm(held, 110.0, came=None), Arming)
+
+
+def test_too_late_is_too_late():
+    assert "not confirmed in time" in str(arming.confirm(armed(), 100.0 + ARMED_SECONDS, came=110.0))
+    assert "not asked for" in str(arming.confirm(Arming(), 1.0, came=1.0))
+
+
+def test_what_was_confirmed_is_remembered_and_a_change_arms_anew():
+    confirmed = arming.confirm(armed(), 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    booted = Arming(confirmed=confirmed.confirmed)
+    assert arming.want(booted, FIRST, 3.0).state == "confirmed"
+    changed = arming.want(confirmed, SECOND, 200.0)
+    assert changed.state == "armed"
+    assert arming.want(changed, FIRST, 201.0).state == "confirmed"  # back to what was shown to be safe
+
+
+def test_an_operator_takes_it_out_and_it_stays_out():
+    confirmed = arming.confirm(armed(), 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    out = arming.off(confirmed)
+    assert arming.want(out, FIRST, 300.0).state == "reverted"
+    assert arming.want(Arming(confirmed=out.confirmed), FIRST, 3.0).state == "armed"
+    assert arming.want(confirmed, Wanted(), 300.0).state == "none"
