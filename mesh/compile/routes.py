@@ -4,7 +4,9 @@ Each entry becomes up to three: one that answers for the share of backends that 
 may be repeated without harm, and one for all others; the latter two differ in what is tried again.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate, pairwise
 
 import re2
 
@@ -32,6 +34,8 @@ _PROXYS_WORDS = (names.DENIED_BY, names.LIMITED_BY)
 """Headers by which a callee's proxy says why it refuses; a server outside of the mesh has none."""
 
 _MILLION = 1_000_000
+_PRIME = 4_294_967_291
+"""The greatest sum of weights that Envoy takes and that has no divisor but itself."""
 _LOST, _LOST_GRPC = 500, 503  # for gRPC 503 reads UNAVAILABLE, as GRPCRoute wants it
 _NO_MATCH = 404  # for gRPC it reads UNIMPLEMENTED
 
@@ -82,11 +86,15 @@ def _lost(entry: Entry, total: int) -> pb.Route:
     said = http.answer(_LOST_GRPC if entry.grpc else _LOST, entry.why or "no backend can be sent to")
     route = _finished(entry, said)
     if total:
-        part = pb.FractionalPercent(
-            numerator=round(_MILLION * entry.lost / (entry.lost + total)), denominator=pb.FractionalPercent.MILLION
-        )
+        part = pb.FractionalPercent(numerator=_answered(entry), denominator=pb.FractionalPercent.MILLION)
         route.match.runtime_fraction.CopyFrom(pb.RuntimeFractionalPercent(default_value=part))
     return route
+
+
+def _answered(entry: Entry) -> int:
+    """Of a million requests, those for backends that cannot be sent to."""
+    total = sum(share.weight for share in entry.shares)
+    return round(_MILLION * entry.lost / (entry.lost + total)) if entry.lost else 0
 
 
 def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy, limit: float) -> pb.Route:
@@ -102,7 +110,7 @@ def _sent(entry: Entry, cluster: Cluster, retry: pb.RetryPolicy, limit: float) -
     _try_as_told(action.retry_policy, entry)
     if entry.rewrite is not None:
         _rewrite(action, entry.rewrite, entry.match)
-    action.request_mirror_policies.extend(_mirror(mirror, cluster) for mirror in entry.mirrors)
+    action.request_mirror_policies.extend(_mirror(mirror, cluster, _answered(entry)) for mirror in entry.mirrors)
     if any(share.target.external for share in entry.shares):
         _believe_nobody(action.retry_policy)
     route = _finished(entry, pb.Route(route=action))
@@ -151,8 +159,8 @@ def _finished(entry: Entry, route: pb.Route) -> pb.Route:
 
 def _split(entry: Entry, cluster: Cluster) -> pb.WeightedCluster:
     clusters = []
-    for share in entry.shares:
-        part = pb.WeightedCluster.ClusterWeight(name=cluster(share.target), weight=pb.uint32(share.weight))
+    for share, weight in zip(entry.shares, _weights(entry), strict=True):
+        part = pb.WeightedCluster.ClusterWeight(name=cluster(share.target), weight=pb.uint32(weight))
         if share.request:
             part.request_headers_to_add.extend(_added(share.request))
             part.request_headers_to_remove.extend(share.request.remove)
@@ -163,6 +171,21 @@ def _split(entry: Entry, cluster: Cluster) -> pb.WeightedCluster:
             part.response_headers_to_remove.extend(_PROXYS_WORDS)
         clusters.append(part)
     return pb.WeightedCluster(clusters=clusters)
+
+
+def _weights(entry: Entry) -> list[int]:
+    """As they are written, if nothing else is left to chance.
+
+    Envoy chooses by remainders of one number: by a million if a request is answered or copied, by the sum of the
+    weights where it goes. These are independent only if the two have no divisor in common.
+    """
+    weights = [share.weight for share in entry.shares]
+    total = sum(weights)
+    chosen = entry.lost or any(mirror.numerator < mirror.denominator for mirror in entry.mirrors)
+    if not chosen or math.gcd(total, _MILLION) == 1:
+        return weights
+    ends = [_PRIME * end // total for end in accumulate(weights, initial=0)]
+    return [end - begin for begin, end in pairwise(ends)]
 
 
 def _added(modifier: HeaderModifier) -> Iterator[pb.HeaderValueOption]:
@@ -276,10 +299,10 @@ def hash_policies(keys: Iterable[HashKey]) -> Iterator[pb.RouteAction.HashPolicy
         yield found
 
 
-def _mirror(mirror: Mirror, cluster: Cluster) -> pb.RouteAction.RequestMirrorPolicy:
-    part = pb.FractionalPercent(
-        numerator=round(_MILLION * mirror.numerator / mirror.denominator), denominator=pb.FractionalPercent.MILLION
-    )
+def _mirror(mirror: Mirror, cluster: Cluster, answered: int) -> pb.RouteAction.RequestMirrorPolicy:
+    """Of those sent on. Envoy copies the lower part of a million, and the lowest are the ones that are `answered`."""
+    below = answered + round((_MILLION - answered) * mirror.numerator / mirror.denominator) if mirror.numerator else 0
+    part = pb.FractionalPercent(numerator=below, denominator=pb.FractionalPercent.MILLION)
     return pb.RouteAction.RequestMirrorPolicy(
         cluster=cluster(mirror.target), runtime_fraction=pb.RuntimeFractionalPercent(default_value=part)
     )
