@@ -4,7 +4,7 @@ A file holds one or more definitions. Names and listening addresses that collide
 second (files sort by name), so that a new bad file never takes a place from an old good one of a lower name.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:
     good: list[ServiceDefinition] = []
     problems: list[str] = []
     taken: dict[Claim, str] = {}
+    callers: dict[Claim, tuple[str, str]] = {}
     for name, text in texts:
         try:
             documents = codec.load_yaml(text)
@@ -77,11 +78,13 @@ def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:
                 problems += [f"{name}: {f.path}: {f.reason}" if f.path else f"{name}: {f.reason}" for f in faults]
                 continue
             assert isinstance(parsed, ServiceDefinition)
-            clashes = [(claim, taken[other]) for claim in _claims(parsed) for other in _rivals(claim) if other in taken]
-            if clashes:
-                problems += [f"{name}: {kind} {what} is already taken by {who}" for (kind, what), who in clashes]
+            if clashes := [*_clashes(parsed, taken), *_shared(parsed, callers)]:
+                problems += [f"{name}: {clash}" for clash in clashes]
                 continue
-            taken.update(dict.fromkeys(_claims(parsed), f"{parsed.name}.{parsed.namespace} ({name})"))
+            who = f"{parsed.name}.{parsed.namespace} ({name})"
+            taken.update(dict.fromkeys(_claims(parsed), who))
+            for claim in _callers(parsed):
+                callers.setdefault(claim, (parsed.identity, who))
             good.append(parsed)
     return Definitions(tuple(good), tuple(problems))
 
@@ -90,8 +93,16 @@ def _claims(definition: ServiceDefinition) -> tuple[Claim, ...]:
     return (
         ("service", f"{definition.name}.{definition.namespace}"),
         *((("instance", f"{definition.namespace}/{definition.instance}"),) if definition.instance else ()),
-        *(("listen", upstream.listen) for upstream in definition.upstreams),
+        *(("listen", upstream.listen) for upstream in definition.upstreams if upstream.listen),
         *(("port", f"{port.address}:{port.port}") for port in definition.ports),
+    )
+
+
+def _callers(definition: ServiceDefinition) -> tuple[Claim, ...]:
+    """Local processes by which its calls are known. Definitions of one identity may share them: they are one caller."""
+    return (
+        *(("callers.users", user) for user in definition.callers.users),
+        *(("callers.units", unit) for unit in definition.callers.units),
     )
 
 
@@ -103,6 +114,20 @@ def _rivals(claim: Claim) -> tuple[Claim, ...]:
         case ("port", where):
             return (("listen", where),)
     return (claim,)
+
+
+def _clashes(definition: ServiceDefinition, taken: Mapping[Claim, str]) -> Iterator[str]:
+    for kind, what in _claims(definition):
+        for other in _rivals((kind, what)):
+            if other in taken:
+                yield f"{kind} {what} is already taken by {taken[other]}"
+
+
+def _shared(definition: ServiceDefinition, callers: Mapping[Claim, tuple[str, str]]) -> Iterator[str]:
+    for path, what in _callers(definition):
+        identity, who = callers.get((path, what), (definition.identity, ""))
+        if identity != definition.identity:
+            yield f"{path}: {what} calls as {identity} already, for {who}: one process cannot call as two identities"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -69,6 +69,7 @@ from envoy.extensions.filters.http.local_ratelimit.v3.local_rate_limit_pb2 impor
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as HttpRbac  # noqa: N811 - a message, not a constant
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.filters.network.connection_limit.v3.connection_limit_pb2 import ConnectionLimit
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -265,6 +266,7 @@ __all__ = [
     "Message",
     "Metadata",
     "NetworkRbac",
+    "OriginalDst",
     "OutlierDetection",
     "Percent",
     "Pipe",

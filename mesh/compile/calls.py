@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mesh.compile import names
 from mesh.compile.attach import Applied, Attached, Policy, Token, touched
@@ -170,12 +170,14 @@ class _Calls:
         self._problems.append(Problem(ref, path, reason))
 
     def _outbound(self, definitions: list[ServiceDefinition]) -> Iterator[Outbound]:
-        places: set[str] = set()
+        places: set[object] = set()
         shared = len({d.identity for d in definitions}) > 1
         for definition in definitions:
             for index, upstream in enumerate(definition.upstreams):
                 place = f"{defined(definition)}.upstreams[{index}]"
-                if shared and not upstream.listen.startswith("unix:"):
+                if not upstream.listen:
+                    yield from self._by_name(definition, upstream, place, places)
+                elif shared and not upstream.listen.startswith("unix:"):
                     # Whoever reaches a loopback port calls as its owner: another service of this host, too.
                     reason = "several identities run on this host: listen on a unix socket (unix:<path>) instead"
                     self._note(None, f"{place}.listen", reason)
@@ -188,14 +190,29 @@ class _Calls:
                     self._upstreams[place] = found
                     yield found.value
 
-    def _upstream(self, definition: ServiceDefinition, upstream: Upstream, place: str) -> Outbound:
+    def _by_name(
+        self, definition: ServiceDefinition, upstream: Upstream, place: str, places: set[object]
+    ) -> Iterator[Outbound]:
+        """At its virtual address. Definitions of one identity may call the same: it is the same call."""
+        ref = called(definition, upstream)
+        address = self._local.virtual.get(f"{ref.namespace}/{ref.name}", "")
+        if not address or definition.identity not in self._local.capture_ports:
+            self._note(None, f"{place}.listen", "this host has no virtual address left for it: give it a socket")
+        elif (definition.identity, ref, upstream.port) not in places:
+            places.add((definition.identity, ref, upstream.port))
+            known = self._before.upstreams.get(place) if self._before else None
+            found = self._find(known, partial(self._upstream, definition, upstream, place, address))
+            self._upstreams[place] = found
+            yield found.value
+
+    def _upstream(self, definition: ServiceDefinition, upstream: Upstream, place: str, address: str = "") -> Outbound:
         ref = called(definition, upstream)
         service = self._attached.service(ref)
         port = _port(service, upstream.port)
         applied = Applied()
         outside = self._attached.external(ref) if service is None else None
         if outside is not None:
-            return self._to_outside(definition, upstream, place, outside)
+            return self._to_outside(definition, upstream, place, address, outside)
         if service is None:
             fault, path = f"there is no Service {ref}", f"{place}.service"
         elif port is None:
@@ -209,8 +226,7 @@ class _Calls:
         if fault:
             self._note(service.ref if service else None, path, fault)
         found = Outbound(
-            identity=definition.identity,
-            listen=upstream.listen,
+            **_place(definition, upstream, address),
             service=ref,
             port=upstream.port,
             protocol=port.protocol if port else None,
@@ -231,7 +247,7 @@ class _Calls:
         return replace(found, fault=fault, entries=None)
 
     def _to_outside(
-        self, definition: ServiceDefinition, upstream: Upstream, place: str, outside: ExternalService
+        self, definition: ServiceDefinition, upstream: Upstream, place: str, address: str, outside: ExternalService
     ) -> Outbound:
         ref = outside.service
         port = next((p for p in outside.spec.ports if p.port == upstream.port), None)
@@ -239,8 +255,7 @@ class _Calls:
         if fault:
             self._note(outside.ref, f"{place}.port", fault)
         found = Outbound(
-            identity=definition.identity,
-            listen=upstream.listen,
+            **_place(definition, upstream, address),
             service=ref,
             port=upstream.port,
             protocol=port.protocol if port else None,
@@ -373,6 +388,16 @@ class _Calls:
         service = self._attached.service(target.service)
         base = f"spiffe://{self._local.trust_domain}/ns/{target.service.namespace}/sa/"
         return tuple(base + account for account in (_accounts(service) if service else ()))
+
+
+def _place(definition: ServiceDefinition, upstream: Upstream, address: str) -> dict[str, Any]:
+    """Who calls, and where."""
+    return {
+        "identity": definition.identity,
+        "listen": upstream.listen or f"{address}:{upstream.port}",
+        "virtual": not upstream.listen,
+        "mode": int(upstream.mode or "0660", 8),
+    }
 
 
 def _same_shares(backend: Backend, divided: TcpSplit) -> bool:

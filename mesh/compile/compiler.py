@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh import pb
-from mesh.compile import clusters, endpoints, external, gate, inbound, names, outbound, tls
+from mesh.compile import capture, clusters, endpoints, external, gate, inbound, names, outbound, tls
 from mesh.compile.layered import Layered, over
 from mesh.compile.project import project
 from mesh.compile.rules import Target
@@ -198,6 +198,8 @@ class _Run:
         self.wanted: dict[ServiceRef, dict[str, Assignment]] = {}
         """Services of which clusters take endpoints, and the load assignments that these are in."""
         self._made: dict[str, dict[str, Resource]] = {url: {} for url in pb.SHORT}
+        self._chains: dict[str, list[capture.Chain]] = {}
+        """Of identities that call by name."""
 
     def resources(self) -> dict[str, dict[str, Resource]]:
         self._secrets()
@@ -206,6 +208,7 @@ class _Run:
         self._externals()
         for upstream in self._frame.outbound:
             self._upstream(upstream)
+        self._captures()
         self._gate()
         return {url: dict(sorted(made.items())) for url, made in self._made.items()}
 
@@ -312,16 +315,40 @@ class _Run:
                 self._add(pb.ROUTE, name, (upstream, fault), lambda: outbound.route(upstream, fault), blame)
         elif names.UNAVAILABLE in dict(outbound.tcp_shares(upstream, fault)):
             self._add(pb.CLUSTER, names.UNAVAILABLE, (), outbound.unavailable_cluster)
+        if upstream.virtual:
+            self._chains.setdefault(upstream.identity, []).append(capture.Chain(upstream, fault))
+            return
         self._add(
             pb.LISTENER,
             names.outbound_listener(upstream.identity, upstream.listen),
             (
-                (upstream.identity, upstream.listen, upstream.service, upstream.port),
+                (upstream.identity, upstream.listen, upstream.mode, upstream.service, upstream.port),
                 (outbound.tcp_shares(upstream, fault), upstream.idle),
             ),
             lambda: outbound.listener(frame, upstream, fault),
             (upstream.source, *(upstream.policies if upstream.idle else ())),
         )
+
+    def _captures(self) -> None:
+        frame, egress = self._frame, self._frame.egress
+        if egress is not None and frame.captures:
+            self._add(pb.CLUSTER, names.UNAVAILABLE, (), outbound.unavailable_cluster)
+            if egress.allow or egress.registered:
+                self._add(pb.CLUSTER, names.PASSTHROUGH, (), capture.passthrough)
+        for identity, port in frame.captures:
+            chains = self._chains.get(identity, [])
+            if not chains and egress is None:
+                continue
+            blame = {ref for chain in chains for ref in capture.sources(chain)}
+            if egress is not None:
+                blame |= {ref for _, _, ref in egress.registered} | ({egress.source} if egress.source else set())
+            self._add(
+                pb.LISTENER,
+                names.capture_listener(identity),
+                (port, tuple(map(capture.inputs, chains)), egress),
+                partial(capture.listener, frame, identity, port, chains),
+                blame,
+            )
 
     def _gate(self) -> None:
         frame, spec = self._frame, self._frame.gate

@@ -58,9 +58,14 @@ def call(present: Present, asked: CallQuestion) -> Called:
 
     """
     upstream = _upstream(present, asked)
+    by_name = names.called_by_name(upstream.service, present.frame.cluster)[0]
     listener = names.outbound_listener(upstream.identity, upstream.listen)
+    host, to, listen = str(upstream.service), "", upstream.listen
+    if upstream.virtual:
+        listener, to = names.capture_listener(upstream.identity), upstream.listen
+        host, listen = f"{by_name}:{upstream.port}", f"{by_name}:{upstream.port} ({upstream.listen})"
     ask = simulate.calling(
-        present.snapshot, listener, asked.method, asked.path, asked.headers, asked.host or str(upstream.service)
+        present.snapshot, listener, asked.method, asked.path, asked.headers, asked.host or host, to=to
     )
     backends = {clusters.name(b.identity, b.target): b for b in present.frame.backends}
     outcomes = tuple(_outcome(share, present.snapshot, backends) for share in simulate.shares(ask))
@@ -69,7 +74,7 @@ def call(present: Present, asked: CallQuestion) -> Called:
     return Called(
         node=present.frame.node,
         spiffe_id=f"spiffe://{present.frame.trust_domain}/ns/{namespace}/sa/{account}",
-        listen=upstream.listen,
+        listen=listen,
         revision=present.snapshot.revision,
         outcomes=outcomes,
         endpoints=tuple(_endpoints(outcomes, backends, present.world))[:MAX_ENDPOINTS],
@@ -107,12 +112,16 @@ def answer(present: Present, asked: AnswerQuestion) -> Answered:
 def _upstream(present: Present, asked: CallQuestion) -> Outbound:
     service = ServiceRef(asked.service_namespace, asked.service)
     places = {
-        (definition.identity, upstream.listen)
+        (definition.identity, upstream.listen or (upstream.namespace or definition.namespace, upstream.service))
         for definition in present.local.definitions
         if (definition.name, definition.namespace) == (asked.name, asked.namespace)
         for upstream in definition.upstreams
     }
-    mine = [o for o in present.frame.outbound if (o.identity, o.listen) in places and o.service == service]
+    mine = [
+        o
+        for o in present.frame.outbound
+        if o.service == service and (o.identity, tuple(o.service) if o.virtual else o.listen) in places
+    ]
     ports = ", ".join(sorted({str(o.port) for o in mine}))
     fitting = [o for o in mine if asked.port in {0, o.port}]
     if not fitting:

@@ -67,6 +67,20 @@ def outbound_listener(identity: str, listen: str) -> str:
     return f"outbound|{identity}|{shown(listen)}"
 
 
+def capture_listener(identity: str) -> str:
+    """Takes what is redirected of this identity's callers."""
+    return f"capture|{identity}"
+
+
+PASSTHROUGH = "passthrough"
+"""The cluster of captured connections that go on to where they were made to; and the chain of all of them."""
+
+
+def called_by_name(service: ServiceRef, cluster: str) -> tuple[str, str]:
+    """What applications call a Service of this cluster; both are one address."""
+    return f"{service.name}.{service.namespace}.mesh", f"{service.name}.{service.namespace}.{cluster}.mesh"
+
+
 def local_cluster(service: ServiceRef, port: int) -> str:
     """The application behind a Service's port on this host."""
     return f"local|{port}|{service}"

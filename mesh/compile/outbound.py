@@ -51,14 +51,15 @@ def tcp_shares(upstream: Outbound, fault: str) -> tuple[tuple[str, int], ...]:
 def listener(frame: Frame, upstream: Outbound, fault: str) -> pb.Listener:
     return pb.Listener(
         name=names.outbound_listener(upstream.identity, upstream.listen),
-        address=listen_address(upstream.listen),
+        address=listen_address(upstream.listen, upstream.mode),
         traffic_direction=pb.TrafficDirection.OUTBOUND,
-        filter_chains=[pb.FilterChain(filters=[_filter(frame, upstream, fault)])],
+        filter_chains=[pb.FilterChain(filters=[to_service(frame, upstream, fault)])],
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
     )
 
 
-def _filter(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
+def to_service(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
+    """What takes a connection to where the upstream leads."""
     log = _log(frame, upstream)
     stat_prefix = f"outbound_{upstream.port}_{upstream.service}"
     if not is_tcp(upstream):

@@ -44,11 +44,11 @@ def tcp_address(address: str, port: int) -> pb.Address:
     return pb.Address(socket_address=pb.SocketAddress(address=address, port_value=port))
 
 
-def listen_address(listen: str) -> pb.Address:
+def listen_address(listen: str, mode: int = 0o660) -> pb.Address:
     """From `<address>:<port>` or `unix:<path>`, checked before."""
     if listen.startswith("unix:"):
-        # Owner and group only: the directory belongs to whom it is meant for.
-        return pb.Address(pipe=pb.Pipe(path=listen.removeprefix("unix:"), mode=0o660))
+        # By default for owner and group only: the directory belongs to whom it is meant for.
+        return pb.Address(pipe=pb.Pipe(path=listen.removeprefix("unix:"), mode=mode))
     host, _, port = listen.rpartition(":")
     return tcp_address(host.removeprefix("[").removesuffix("]"), int(port))
 

@@ -13,8 +13,9 @@ from mesh.compile.calls import Calls, calls
 from mesh.compile.calls import interest as calls_interest
 from mesh.compile.names import defined
 from mesh.compile.types import Problem
-from mesh.compile.view import Frame, NodeView
+from mesh.compile.view import Egress, Frame, NodeView
 from mesh.model import (
+    ExternalService,
     GateSpec,
     NodeLocal,
     Ref,
@@ -22,7 +23,10 @@ from mesh.model import (
     ServiceRef,
     World,
 )
-from mesh.model.checks import address_fault, port_fault
+from mesh.model.checks import address_fault, ip_of, port_fault
+
+MAX_REGISTERED = 1024
+"""Addresses and ports outside of the mesh to which captured connections may go: a filter chain each."""
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*\Z")
 
@@ -93,6 +97,8 @@ class _Projection:
             access_log=local.access_log,
             inbound=inbound,
             outbound=called.outbound,
+            captures=self._captures(definitions),
+            egress=self._egress() if local.capture_outbound else None,
             backends=called.backends,
             externals=called.externals,
             identities=tuple((n, local.identities[n]) for n in sorted(needed & local.identities.keys())),
@@ -104,6 +110,31 @@ class _Projection:
 
     def _note(self, ref: Ref | None, path: str, reason: str) -> None:
         self._problems.append(Problem(ref, path, reason))
+
+    def _captures(self, definitions: list[ServiceDefinition]) -> tuple[tuple[str, int], ...]:
+        """Those with callers, and a place of their own to be redirected to."""
+        ports = self._local.capture_ports
+        mine = {d.identity for d in definitions if d.called_by}
+        return tuple((identity, ports[identity]) for identity in sorted(mine & ports.keys()))
+
+    def _egress(self) -> Egress:
+        config = self._world.config
+        if config is None or config.spec.egress == "Allow":
+            return Egress(allow=True, source=config.ref if config else None)
+        known: dict[tuple[str, int], Ref] = {}
+        for ref in sorted(ref for ref in self._world.objects if ref.kind == "ExternalService"):
+            found = self._world.objects[ref]
+            assert isinstance(found, ExternalService)
+            for address in found.spec.addresses:
+                ip = ip_of(address)
+                if ip is not None and ip.version == 4 and not ip.is_loopback:
+                    for port in found.spec.ports:
+                        known.setdefault((str(ip), port.target_port or port.port), ref)
+        registered = tuple((*place, known[place]) for place in sorted(known))
+        if len(registered) > MAX_REGISTERED:
+            reason = f"{len(registered)} addresses of ExternalServices: only {MAX_REGISTERED} are let through"
+            self._note(config.ref, "spec.egress", reason)
+        return Egress(allow=False, registered=registered[:MAX_REGISTERED], source=config.ref)
 
     # --- what the host says ---
 

@@ -158,8 +158,13 @@ class Outbound:
 
     identity: str
     listen: str
+    """Where its applications connect; of one that is called by name, its virtual address and port."""
     service: ServiceRef
     port: int
+    virtual: bool = False
+    """It is called by name: no listener of its own, a chain of the identity's."""
+    mode: int = 0o660
+    """Of a unix socket."""
     protocol: Protocol | None = None
     """None: not known, since the Service or its port is not there."""
     fault: str = ""
@@ -257,6 +262,18 @@ class External:
 
 
 @dataclass(frozen=True, slots=True)
+class Egress:
+    """What becomes of captured connections that are to no virtual address."""
+
+    allow: bool
+    """True: all go on to where they were made to. False: only those to `registered`."""
+    registered: tuple[tuple[str, int, Ref], ...] = ()
+    """Addresses and ports of ExternalServices, and whose they are; sorted, each once."""
+    source: Ref | None = None
+    """The MeshConfig that says so; None: the default."""
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """The part that changes rarely: all but endpoints."""
 
@@ -268,6 +285,10 @@ class Frame:
     access_log: str
     inbound: tuple[Inbound, ...] = ()
     outbound: tuple[Outbound, ...] = ()
+    captures: tuple[tuple[str, int], ...] = ()
+    """Identities that are called with by name, or whose connections are captured, and the port of each; sorted."""
+    egress: Egress | None = None
+    """None: nothing but virtual addresses is redirected here."""
     backends: tuple[Backend, ...] = ()
     """All that `outbound` leads to, each once."""
     externals: tuple[External, ...] = ()

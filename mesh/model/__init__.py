@@ -38,6 +38,7 @@ from mesh.model.instance import (
     target_port,
 )
 from mesh.model.local import (
+    Callers,
     GateSpec,
     HealthCheck,
     Identity,
@@ -63,6 +64,7 @@ __all__ = [
     "AuthorizationRule",
     "AuthorizationSource",
     "AuthorizationTarget",
+    "Callers",
     "Endpoint",
     "EndpointSpec",
     "ExternalPort",

@@ -105,6 +105,7 @@ class Called(Frozen, frozen=True, kw_only=True):
     node: str
     spiffe_id: str
     listen: str
+    """Where the application connects: a port or socket, or a name and its virtual address."""
     revision: int
     outcomes: tuple[Outcome, ...]
     endpoints: tuple[Reached, ...]

@@ -1,6 +1,7 @@
 """What a host says of itself: its services, as defined in services.d/*.yaml, and what its agent holds for them."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -53,13 +54,16 @@ class LocalPort(Frozen, frozen=True, kw_only=True):
 
 
 class Upstream(Frozen, frozen=True, kw_only=True):
-    """A Service that this one calls, given to it as a plain port on loopback."""
+    """A Service that this one calls: by its name, or on a plain port or socket that it is given."""
 
     service: str
     port: int
     """Port of that Service."""
-    listen: str
-    """`<loopback address>:<port>`, or `unix:<absolute path>`."""
+    listen: str = ""
+    """`<loopback address>:<port>`, or `unix:<absolute path>`. Empty: it is called by name, as
+    `<service>.<namespace>.mesh:<port>`, by the processes that `callers` names."""
+    mode: str = ""
+    """Of a unix socket, in octal: who may connect. Empty: 0660. Its folder says whose group that is."""
     namespace: str = ""
     """Empty: the caller's own."""
 
@@ -68,7 +72,33 @@ class Upstream(Frozen, frozen=True, kw_only=True):
         yield from at(f"{where}.port", port_fault(self.port))
         if self.namespace:
             yield from at(f"{where}.namespace", label_fault(self.namespace))
-        yield from at(f"{where}.listen", listen_fault(self.listen))
+        if self.listen:
+            yield from at(f"{where}.listen", listen_fault(self.listen))
+        if self.mode:
+            yield from at(f"{where}.mode", _mode_fault(self.mode, self.listen))
+
+
+MAX_CALLERS = 64
+
+UNCAPTURED_USERS = frozenset({"root", "holdfast", "holdfast-envoy"})
+"""What they connect to is the host's own, or the mesh's: to redirect it could cut off either."""
+
+
+class Callers(Frozen, frozen=True, kw_only=True):
+    """The local processes whose calls by name are this service's. Whoever is not named is refused."""
+
+    users: tuple[str, ...] = ()
+    """By name."""
+    units: tuple[str, ...] = ()
+    """Of systemd: `web.service`. It comes before the user that the unit runs as."""
+
+    def check(self, where: str) -> Iterator[Violation]:
+        for field, values, fault in (("users", self.users, _user_fault), ("units", self.units, _unit_fault)):
+            for index, value in enumerate(values):
+                yield from at(f"{where}.{field}[{index}]", fault(value))
+            yield from repeated(f"{where}.{field}", "", values)
+            if len(values) > MAX_CALLERS:
+                yield Violation(path=f"{where}.{field}", reason=f"more than {MAX_CALLERS}")
 
 
 class ServiceDefinition(Frozen, frozen=True, kw_only=True):
@@ -82,6 +112,7 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
     ports: tuple[LocalPort, ...] = ()
     health: HealthCheck | None = None
     upstreams: tuple[Upstream, ...] = ()
+    callers: Callers = Callers()
     instance: str = ""
     """Name of the instance; empty: `<name>-<node>`."""
 
@@ -106,7 +137,16 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
             yield from self.health.check("health", self.ports)
         for index, upstream in enumerate(self.upstreams):
             yield from upstream.check(f"upstreams[{index}]")
-        yield from repeated("upstreams", ".listen", (u.listen for u in self.upstreams))
+            if not upstream.listen and not self.called_by:
+                reason = "without it the Service is called by name: say in callers.users or callers.units who calls"
+                yield Violation(path=f"upstreams[{index}].listen", reason=reason)
+        yield from _repeated_places(self)
+        yield from self.callers.check("callers")
+
+    @property
+    def called_by(self) -> bool:
+        """Are local processes named whose calls are this service's?"""
+        return bool(self.callers.users or self.callers.units)
 
     @property
     def account(self) -> str:
@@ -140,6 +180,41 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
                 locality=locality,
             ),
         )
+
+
+def _repeated_places(definition: ServiceDefinition) -> Iterator[Violation]:
+    """Two upstreams at one place: whose is it?"""
+    seen: set[object] = set()
+    for index, upstream in enumerate(definition.upstreams):
+        called = (upstream.namespace or definition.namespace, upstream.service, upstream.port)
+        place: object = upstream.listen or called
+        if place in seen:
+            what = shown(upstream.listen) if upstream.listen else f"port {upstream.port} of that Service, by name,"
+            yield Violation(path=f"upstreams[{index}].listen", reason=f"{what} is there twice")
+        seen.add(place)
+
+
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|scope|slice)\Z")
+
+
+def _user_fault(text: str) -> str:
+    """Is it a user whose connections may be redirected?"""
+    if text in UNCAPTURED_USERS:
+        return f"{shown(text)}: what it connects to is never redirected; give the service a user, or name its unit"
+    return "" if _USER.match(text) else f"{shown(text)} is not a user's name"
+
+
+def _unit_fault(text: str) -> str:
+    return "" if _UNIT.match(text) else f"{shown(text)} is not a unit of systemd: <name>.service, .scope or .slice"
+
+
+def _mode_fault(text: str, listen: str) -> str:
+    if not listen.startswith("unix:"):
+        return "only a unix socket has a mode"
+    if re.match(r"0?[0-7]{3}\Z", text) and not int(text, 8) & 0o111:
+        return ""
+    return f"{shown(text)} is not a socket's mode, such as 0660"
 
 
 MAX_SOCKET_PATH = 107
@@ -213,3 +288,9 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     access_log: str = "/dev/stdout"
     locality: str = ""
     """`region[/zone[/subzone]]`; empty: not known."""
+    virtual: dict[str, str] = {}
+    """`<namespace>/<service>` -> the virtual address at which it is called by name here."""
+    capture_ports: dict[str, int] = {}
+    """`<namespace>/<service-account>` -> where on 127.0.0.1 its listener takes what is redirected."""
+    capture_outbound: bool = False
+    """Connections of `callers` to other than virtual addresses are redirected, too."""

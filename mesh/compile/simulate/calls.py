@@ -23,14 +23,15 @@ def call(
     headers: Iterable[tuple[str, str]] = (),
     host: str = "",
     *,
+    to: str = "",
     draw: float,
 ) -> Verdict:
     """What an application of this host gets that calls there, in HTTP/1.1 or, behind a TCP listener, with anything.
 
-    `listener`: its name, or the place where it listens, as `upstreams` spells it. `draw` in [0, 1) stands for all
-    random numbers.
+    `listener`: its name, or the place where it listens, as `upstreams` spells it. `to`: the address and port that the
+    application called, if it was redirected to the listener. `draw` in [0, 1) stands for all random numbers.
     """
-    return calling(snapshot, listener, method, path, headers, host)(Drawn(draw))
+    return calling(snapshot, listener, method, path, headers, host, to=to)(Drawn(draw))
 
 
 def answer(
@@ -56,10 +57,12 @@ def calling(
     path: str = "/",
     headers: Iterable[tuple[str, str]] = (),
     host: str = "",
+    *,
+    to: str = "",
 ) -> Ask:
     """The same, to be asked with one chance or another."""
     request = Request(method, path, host, tuple(headers))
-    return lambda chance: _asked(snapshot, chance, listener, request, sni="", encrypted=False)
+    return lambda chance: _asked(snapshot, chance, listener, request, sni="", encrypted=False, to=to)
 
 
 def answering(
@@ -79,10 +82,10 @@ def answering(
 
 
 def _asked(
-    snapshot: Snapshot, chance: Chance, listener: str, request: Request, *, sni: str, encrypted: bool
+    snapshot: Snapshot, chance: Chance, listener: str, request: Request, *, sni: str, encrypted: bool, to: str = ""
 ) -> Verdict:
     run = Run(snapshot, chance)
-    verdict = connect(run, listener, request, sni=sni, encrypted=encrypted)
+    verdict = connect(run, listener, request, sni=sni, encrypted=encrypted, to=to)
     return replace(verdict, trace=tuple(run.trace))
 
 

@@ -15,19 +15,25 @@ from mesh.compile.simulate.verdict import Closed, Deny, To, Unsupported, Verdict
 _NETWORK = (pb.ConnectionLimit, pb.NetworkRbac, pb.TcpProxy, pb.HttpConnectionManager)
 
 
-def connect(run: Run, listener: str, request: Request, *, sni: str, encrypted: bool) -> Verdict:
-    """What becomes of a connection, and of the request on it."""
+_ORIGINAL_DST = "envoy.filters.listener.original_dst"
+
+
+def connect(run: Run, listener: str, request: Request, *, sni: str, encrypted: bool, to: str = "") -> Verdict:
+    """What becomes of a connection, and of the request on it. `to`: where it was made to, if it was redirected."""
     found = _listener(run, listener)
     if found is None:
         return Closed(reason=f"nothing listens as {listener}")
     name = shown(pb.LISTENER, found.name)
     run.note("listener", name, "address", listener)
-    if found.filter_chains and (place := tls.chain(found, sni, tls=encrypted)) is not None:
+    redirected = any(entry.name == _ORIGINAL_DST for entry in found.listener_filters)
+    to = to if redirected and to else _place(found.address)
+    if (place := tls.chain(found, sni, tls=encrypted, to=to)) is not None:
         chain, field = place
     else:
-        run.note("filter chain", name, "filter_chains", f"none is for {sni or 'a connection without TLS'}")
-        return Closed(reason=f"no filter chain is for {sni or 'a connection without TLS'}")
-    run.note("filter chain", name, f"{field}.filter_chain_match", sni or "the only one")
+        whom = sni or (f"a connection to {to}" if redirected else "a connection without TLS")
+        run.note("filter chain", name, "filter_chains", f"none is for {whom}")
+        return Closed(reason=f"no filter chain is for {whom}")
+    run.note("filter chain", name, f"{field}.filter_chain_match", sni or (to if redirected else "the only one"))
     if encrypted:
         if refused := tls.refusal(run, chain, field, name, request.caller):
             return Closed(reason=refused)

@@ -1,9 +1,10 @@
-"""Who gets through a handshake: SNI chooses the filter chain, the certificate's name is compared.
+"""Who gets through a handshake: address and SNI choose the filter chain, the certificate's name is compared.
 
 Whether a certificate is genuine and in date is not asked: a caller is who its SPIFFE id says.
 """
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from mesh import pb
@@ -11,16 +12,21 @@ from mesh.compile.simulate.fields import known, unpack
 from mesh.compile.simulate.run import Run
 from mesh.compile.simulate.text import lower, matches
 from mesh.compile.simulate.verdict import Unsupported
+from mesh.model.checks import ip_of
 
 _CONTEXT = "envoy.extensions.transport_sockets.tls.v3"
 
 
-def chain(listener: Any, sni: str, *, tls: bool) -> tuple[Any, str] | None:
-    """The filter chain and its field. The SNI decides first, the most specific name, and there is no way back."""
-    chains = list(enumerate(listener.filter_chains))
-    for _, found in chains:
+def chain(listener: Any, sni: str, *, tls: bool, to: str = "") -> tuple[Any, str] | None:
+    """The filter chain and its field, for a connection made `to` a place.
+
+    The port decides first, then the narrowest range that has the address, then the SNI, the most specific name; and
+    there is no way back.
+    """
+    for found in listener.filter_chains:
         known(found)
         known(found.filter_chain_match)
+    chains = _to(list(enumerate(listener.filter_chains)), to)
     for name in _names(lower(sni)):
         those = [(i, c) for i, c in chains if _has_name(c.filter_chain_match, name)]
         if not those:
@@ -34,6 +40,33 @@ def chain(listener: Any, sni: str, *, tls: bool) -> tuple[Any, str] | None:
         known(listener.default_filter_chain)
         return listener.default_filter_chain, "default_filter_chain"
     return None
+
+
+Chains = list[tuple[int, Any]]
+
+
+def _to(chains: Chains, place: str) -> Chains:
+    host, _, number = place.rpartition(":")
+    port = int(number) if number.isdecimal() else 0
+    mine = [(i, c) for i, c in chains if port and c.filter_chain_match.destination_port.value == port]
+    mine = mine or [(i, c) for i, c in chains if not c.filter_chain_match.HasField("destination_port")]
+    address = ip_of(host.removeprefix("[").removesuffix("]"))
+    widths = [(_width(c.filter_chain_match, address), i, c) for i, c in mine]
+    narrowest = max((width for width, _, _ in widths), default=-1)
+    return [(i, c) for width, i, c in widths if width == narrowest >= 0]
+
+
+def _width(match: Any, address: IPv4Address | IPv6Address | None) -> int:
+    """Length of the longest prefix that has the address; -1: none has."""
+    if not match.prefix_ranges:
+        return 0
+    found = -1
+    for one in match.prefix_ranges:
+        known(one)
+        network = ip_network((one.address_prefix, one.prefix_len.value), strict=False)
+        if address is not None and address.version == network.version and address in network:
+            found = max(found, network.prefixlen)
+    return found
 
 
 def _names(sni: str) -> Iterator[str]:

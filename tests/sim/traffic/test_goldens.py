@@ -27,9 +27,16 @@ def asked(snapshot: Snapshot) -> dict[str, list[Verdict]]:
                 if chain.HasField("transport_socket"):
                     asks = [answering(snapshot, chain.name, who, *request, listener=name) for who in CALLERS]
                 else:
-                    asks = [calling(snapshot, name, *request, "api.shop")]
+                    asks = [calling(snapshot, name, *request, "api.shop", to=_destination(chain))]
                 found[name] += [share.verdict for ask in asks for share in shares(ask)]
     return found
+
+
+def _destination(chain: pb.FilterChain) -> str:
+    """An address that is chosen for it; loopback's chains are for those that are nobody's."""
+    match = chain.filter_chain_match
+    ranges = [one.address_prefix for one in match.prefix_ranges]
+    return f"{ranges[0]}:{match.destination_port.value or 9}" if ranges else ""
 
 
 @pytest.mark.parametrize("case", CASES)

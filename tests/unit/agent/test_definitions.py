@@ -73,3 +73,34 @@ def test_the_stamp_changes_with_any_file(tmp_path):
     first = stamp(tmp_path)
     (tmp_path / "a.yaml").write_bytes(WEB)
     assert len({before, first, stamp(tmp_path)}) == 3
+
+
+def named(name: str, users: str = "[]", units: str = "[]", account: str = "") -> tuple[str, bytes]:
+    text = f"{{name: {name}, namespace: shop, serviceAccount: {account or name}, "
+    return f"{name}.yaml", (text + f"callers: {{users: {users}, units: {units}}}}}").encode()
+
+
+def test_a_process_calls_as_one_identity():
+    read = parse(
+        [
+            named("a", "[app, extra]", "[a.service]"),
+            named("b", "[app]", "[b.service]"),
+            named("c", "[]", "[a.service]"),
+            named("d", "[other]"),
+            named("e", "[app]", "[a.service]", account="a"),
+        ]
+    )
+    assert [d.name for d in read.good] == ["a", "d", "e"], "e is the same identity as a"
+    assert [p.partition(": one")[0] for p in read.problems] == [
+        "b.yaml: callers.users: app calls as shop/a already, for a.shop (a.yaml)",
+        "c.yaml: callers.units: a.service calls as shop/a already, for a.shop (a.yaml)",
+    ]
+
+
+def test_several_files_may_call_by_name():
+    upstreams = "{service: api, port: 80}"
+    texts = [
+        (f"{name}.yaml", f"name: {name}\nupstreams: [{upstreams}]\ncallers: {{users: [{name}]}}\n".encode())
+        for name in ("a", "b")
+    ]
+    assert [d.name for d in parse(texts).good] == ["a", "b"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from mesh import codec, validate
 from mesh.model import (
     AuthorizationPolicy,
+    Callers,
     Endpoint,
     EndpointSpec,
     HealthCheck,
@@ -355,13 +356,58 @@ def test_all_violations_of_a_definition_are_told():
 
 @pytest.mark.parametrize(
     "listen",
-    ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:\u0663", "10.0.0.1:80", "::1",
+    ["127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:\u0663", "10.0.0.1:80", "::1",
      "localhost:80", "unix:relative", "unix:/a/../b", "unix:/a\nb", "unix:" + "/x" * 100, "unix:",
      "127.0.0.1:" + "9" * 5000],
-    ids=range(15),
+    ids=range(14),
 )  # fmt: skip
 def test_what_cannot_be_listened_on(listen: str):
     web = ServiceDefinition(name="web", upstreams=(Upstream(service="api", port=80, listen=listen),))
     (violation,) = validate.definition(web)
     assert violation.path == "upstreams[0].listen"
     assert len(violation.reason) < 220
+
+
+def test_calls_by_name_need_callers_and_every_fault_has_its_path():
+    found = ServiceDefinition(
+        name="web",
+        upstreams=(
+            Upstream(service="api", port=80),
+            Upstream(service="api", port=80, mode="0600"),
+            Upstream(service="api", port=80, listen="unix:/run/a.sock", mode="0660"),
+            Upstream(service="api", port=80, listen="unix:/run/b.sock", mode="0770"),
+            Upstream(service="api", port=80, listen="unix:/run/b.sock", mode="99"),
+            Upstream(service="api", port=81, namespace="default"),
+        ),
+    )
+    assert [(v.path, v.reason[:30]) for v in validate.definition(found)] == [
+        ("upstreams[0].listen", "without it the Service is call"),
+        ("upstreams[1].mode", "only a unix socket has a mode"),
+        ("upstreams[1].listen", "without it the Service is call"),
+        ("upstreams[3].mode", "'0770' is not a socket's mode,"),
+        ("upstreams[4].mode", "'99' is not a socket's mode, s"),
+        ("upstreams[5].listen", "without it the Service is call"),
+        ("upstreams[1].listen", "port 80 of that Service, by na"),
+        ("upstreams[4].listen", "'unix:/run/b.sock' is there tw"),
+    ]
+
+
+def test_who_may_be_named_as_a_caller():
+    users = ("web", "www-data", "1000", "root", "0", "holdfast", "holdfast-envoy", "a b", "-x", "web", "\u0661")
+    units = (
+        "web.service",
+        "app@1.service",
+        "user.slice",
+        "run-1.scope",
+        "web",
+        "web.timer",
+        "a/b.service",
+        "web.service",
+    )
+    faults = validate.definition(ServiceDefinition(name="web", callers=Callers(users=users, units=units)))
+    assert [v.path for v in faults] == [
+        *(f"callers.users[{n}]" for n in (2, 3, 4, 5, 6, 7, 8, 10, 9)),
+        *(f"callers.units[{n}]" for n in (4, 5, 6, 7)),
+    ]
+    many = Callers(users=tuple(f"u{n}" for n in range(65)))
+    assert [v.path for v in validate.definition(ServiceDefinition(name="web", callers=many))] == ["callers.users"]
