@@ -119,6 +119,23 @@ def drain(config: Path) -> None:
     click.echo("draining: deregistered first, then Envoy's connections end")
 
 
+@main.command()
+@click.option("--keep-config", is_flag=True, help="Leave /etc/holdfast as it is.")
+@click.option("--drain-seconds", default=15.0, show_default=True, help="How long what is under way may take.")
+def leave(*, keep_config: bool, drain_seconds: float) -> None:
+    r"""Take Holdfast off this host: drain, stop, and remove all that its installation made, and nothing else.
+
+    For hosts that install.py set up (the line of `holdfast token create`). It works with the control plane away, may
+    be repeated, and goes on where a killed run stopped.
+    """
+    from agent.leaving import LeaveError, hand_over
+
+    try:
+        hand_over(keep_config=keep_config, drain_seconds=drain_seconds)
+    except LeaveError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
 def _ask(config: Path, what: str) -> Any:
     from agent.admin import AdminError, ask
 

@@ -13,6 +13,11 @@ HEADER = '''"""Holdfast's installer. Standard library only; made from agent/inst
 python3 install.py --help
 """
 
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("holdfast: Python 3.11 or newer is needed, and this is " + sys.version.split()[0])
+
 '''
 
 

@@ -122,8 +122,7 @@ def _scripts(own: Path, folder: Path) -> None:
             if name.endswith(".service") and name.split("/")[1:2] == ["units"]:
                 (folder / "units").mkdir(exist_ok=True)
                 (folder / "units" / Path(name).name).write_bytes(archive.read(name))
-    if modules:
-        (folder / "install.py").write_text(bundle(modules, package="agent.installer", entry="main"))
+    (folder / "install.py").write_text(bundle(modules, package="agent.installer", entry="main"))
 
 
 def _programs(folder: Path, scratch: Path, arch: str, order: Order, found: _Found, say: Say) -> None:

@@ -1,0 +1,128 @@
+"""Joining, units, waiting until it serves; draining and stopping."""
+
+import json
+import pwd
+import subprocess
+import time
+from pathlib import Path
+
+from agent.installer.model import AGENT_UNIT, AGENT_USER, AGENT_YAML, CURRENT, DATA, ENVOY_UNIT, UNITS, InstallError
+from agent.installer.system import call
+
+AGENT = CURRENT + "/bin/holdfast-agent"
+LOOK = 0.25
+
+
+def has_joined():
+    return any((Path(DATA) / ("identity." + slot)).is_file() for slot in "01")
+
+
+def join(token):
+    """As the agent's user; the token goes through a pipe and is on no disk."""
+    done = subprocess.run(
+        [AGENT, "join", "--config", AGENT_YAML, "--token-file", "-"],
+        input=token, capture_output=True, text=True, timeout=120, check=False, cwd="/",
+        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, **as_agent(),
+    )  # fmt: skip
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().removeprefix("Error: ")
+        raise InstallError(
+            "the control plane did not let this host join: "
+            + words[-1500:]
+            + "\nAll else is in place: a line with a good "
+            "token goes on from here, and install.py --remove takes it away again"
+        )
+
+
+def as_agent():
+    found = pwd.getpwnam(AGENT_USER)
+    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+
+
+def is_active(unit):
+    return call("systemctl", "is-active", unit, check=False).stdout.strip() == "active"
+
+
+def start(restart=()):
+    """Start what does not run; restart what was changed. True if anything was to do."""
+    changed = False
+    for unit in UNITS:
+        if unit in restart or not is_active(unit):
+            call("systemctl", "reset-failed", unit, check=False)
+            call("systemctl", "restart", unit)
+            changed = True
+    return changed
+
+
+def hand_over_envoy():
+    """A hot restart into the Envoy that is in place now, where the unit can do it. Connections live on."""
+    if not is_active(ENVOY_UNIT) or call("systemctl", "show", "-P", "CanReload", ENVOY_UNIT).stdout.strip() != "yes":
+        return False
+    call("systemctl", "reload", ENVOY_UNIT)
+    return True
+
+
+def status():
+    """What the agent says of itself, or None."""
+    done = call(AGENT, "status", "--config", AGENT_YAML, "-o", "json", check=False, seconds=15)
+    try:
+        return json.loads(done.stdout) if done.returncode == 0 else None
+    except ValueError:
+        return None
+
+
+def wait_ready(seconds):
+    """Until the agent serves and Envoy is live.
+
+    Raises:
+        InstallError: it does not come to that, with the end of the journal.
+
+    """
+    end = time.monotonic() + seconds
+    last = None
+    while time.monotonic() < end:
+        last = status() or last
+        if last and last["phase"] == "serving" and last["envoy"] == "live":
+            return last
+        time.sleep(LOOK)
+    if last:
+        words = "the agent is " + last["phase"] + ", Envoy is " + last["envoy"]
+        words += ". " + "; ".join([*last.get("problems", ()), str(last.get("failure") or "")]).strip("; ")
+    else:
+        words = "the agent does not answer"
+    log = call("journalctl", "-q", "--no-pager", "-n", "15", "-u", AGENT_UNIT, "-u", ENVOY_UNIT, check=False).stdout
+    raise InstallError("it is not ready after " + str(seconds) + " s: " + words + "\n" + log)
+
+
+def drain(seconds):
+    """Deregister, and let what is under way finish. Best effort: the control plane may be away. Bounded."""
+    if not Path(AGENT).exists() or not is_active(AGENT_UNIT):
+        return "the agent does not run, so nothing was drained"
+    done = call(AGENT, "drain", "--config", AGENT_YAML, check=False, seconds=20)
+    if done.returncode:
+        return "not drained: " + (done.stderr or done.stdout).strip()[-300:]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (found := status()) is not None:
+        if found["phase"] in {"left", "stopped"} or found["envoy"] == "down":
+            break
+        time.sleep(LOOK)
+    return ""
+
+
+def stop():
+    """All units. One that does not stop in time is killed: the host is given back."""
+    for unit in reversed(UNITS):
+        try:
+            call("systemctl", "stop", unit, check=False, seconds=45)
+        except InstallError:
+            call("systemctl", "kill", "--signal=KILL", unit, check=False)
+            call("systemctl", "stop", unit, check=False, seconds=30)
+        call("systemctl", "reset-failed", unit, check=False)
+
+
+def clean_names():
+    """/etc/hosts and the nftables table, by the helper that wrote them."""
+    if not Path(AGENT).exists():
+        return ""
+    done = call(AGENT, "host", "clean", check=False, seconds=30)
+    return "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-300:]

@@ -1,0 +1,220 @@
+"""What an installation decides: pure."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from agent.installer.model import Facts, InstallError, Options, Service
+from agent.installer.offer import choose, read_manifest
+from agent.installer.preflight import MAX_SKEW, early_faults, faults, notes
+from agent.installer.steps import parse_service, removal, stale, things
+from agent.settings import check
+from mesh import codec
+
+UNITS = ("holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service")
+
+
+def entry(path, kind, name, **more):
+    return {"path": path, "sha256": "a" * 64, "size": 1000, "kind": kind, "name": name, "version": "1.0", **more}
+
+
+def entries():
+    return [
+        entry("wheels/holdfast-1.0-py3-none-any.whl", "wheel", "holdfast"),
+        entry("wheels/pip-26-py3-none-any.whl", "wheel", "pip"),
+        entry("wheels/yarl-1-cp311-cp311-x.whl", "wheel", "yarl", arch="x86_64", python="3.11"),
+        entry("wheels/yarl-1-cp312-cp312-x.whl", "wheel", "yarl", arch="x86_64", python="3.12"),
+        entry("wheels/yarl-1-cp311-cp311-a.whl", "wheel", "yarl", arch="aarch64", python="3.11"),
+        entry("bin/x86_64/envoy", "binary", "envoy", arch="x86_64"),
+        entry("install.py", "script", "install.py"),
+        *(entry(f"units/{name}", "unit", name) for name in UNITS),
+    ]
+
+
+def raw(files=None, **more):
+    return json.dumps({"format": 1, "version": "1.0", "files": entries() if files is None else files, **more}).encode()
+
+
+def offer(arch="x86_64", python=(3, 11), files=None):
+    return choose(*read_manifest(raw(files)), arch=arch, python=python)
+
+
+OPTIONS = Options(node="web-1", controlplanes=("https://cp:8443",))
+FACTS = Facts(address="10.0.0.7", skew=0.5, free={"/opt/holdfast": (1, 1 << 40), "/var/lib": (1, 1 << 40)})
+
+
+def test_a_host_takes_what_fits_it():
+    chosen = offer()
+    assert sorted(item.path for item in chosen.wheels) == [
+        "wheels/holdfast-1.0-py3-none-any.whl", "wheels/pip-26-py3-none-any.whl", "wheels/yarl-1-cp311-cp311-x.whl",
+    ]  # fmt: skip
+    assert {unit.name for unit in chosen.units} == set(UNITS)
+
+
+@pytest.mark.parametrize(
+    ("arch", "python", "said"),
+    [
+        ("x86_64", (3, 13), "wheels for Python 3.13 (it has: 3.11, 3.12)"),
+        ("aarch64", (3, 11), "Envoy for aarch64 (holdfast dist build --envoy-aarch64 FILE)"),
+    ],
+)
+def test_what_a_folder_lacks_for_a_host_is_named(arch, python, said):
+    with pytest.raises(InstallError) as caught:
+        offer(arch, python)
+    assert said in str(caught.value)
+
+
+def test_all_that_is_missing_is_named_at_once():
+    with pytest.raises(InstallError) as caught:
+        offer(files=[entry("wheels/pip-26-py3-none-any.whl", "wheel", "pip")])
+    for name in (*UNITS, "install.py", "wheel of holdfast", "Envoy"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"", b"[]", b"{}", raw(format=2), raw(version="../.."), raw([entry("../../etc/passwd", "unit", "x")]),
+        raw([entry("/etc/passwd", "unit", "x")]), raw([entry("a/../b", "unit", "x")]),
+        raw([entry("a", "unit", "x", size=-1)]),
+        raw([entry("a", "unit", "x", sha256="A" * 64)]), raw([{"path": "a"}]), b"[" * 100_000,
+        raw([{**entry("bin/envoy", "binary", "envoy"), "version": "../../../etc"}]),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_none_or_leads_elsewhere_is_refused(bad):
+    with pytest.raises(InstallError, match="cannot be used"):
+        read_manifest(bad)
+
+
+def test_a_manifest_with_another_hash_is_refused():
+    good = raw()
+    assert read_manifest(good, hashlib.sha256(good).hexdigest())[0] == "1.0"
+    with pytest.raises(InstallError, match="not the one that this line was made for"):
+        read_manifest(good, "0" * 64)
+
+
+def test_a_good_host_has_no_faults():
+    assert faults(FACTS, OPTIONS, offer()) == []
+    assert notes(FACTS) == []
+
+
+FAULTS = {
+    "root": ({"root": False}, "this needs root"),
+    "python": ({"python": (3, 9)}, "Python 3.9 is too old"),
+    "library": ({"python_faults": ("venv",)}, "venv is missing in this Python"),
+    "arch": ({"arch": "riscv64"}, "this machine is riscv64"),
+    "systemd": ({"systemd": False}, "systemd does not run here"),
+    "unreachable": ({"unreachable": "the control plane at x cannot be reached"}, "cannot be reached"),
+    "behind": ({"skew": 3600.0}, "this host's clock is 60 min behind the control plane's"),
+    "ahead": ({"skew": -7200.0}, "this host's clock is 2.0 h ahead of the control plane's"),
+    "ports": ({"taken": ("15443 (mTLS)",)}, "port 15443 (mTLS) is taken"),
+    "foreign": ({"there": frozenset({"/etc/systemd/system/holdfast-agent.service"})}, "another installation"),
+    "renamed": ({"node": "web-2"}, "says that this host is web-2, not web-1"),
+    "disk": ({"free": {"/opt/holdfast": (1, 1 << 20), "/var/lib": (1, 1 << 20)}}, "1 MiB free"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_in_the_way_is_told(name):
+    change, said = FAULTS[name]
+    [found] = faults(dataclasses.replace(FACTS, **change), OPTIONS, offer())
+    assert said in found
+
+
+def test_everything_is_told_at_once():
+    change = {key: value for fields, _ in FAULTS.values() for key, value in fields.items()}
+    found = faults(dataclasses.replace(FACTS, **change), OPTIONS, offer())
+    assert len(found) == len(FAULTS) - 1  # a clock is behind or ahead
+    assert len(early_faults(dataclasses.replace(FACTS, **change))) == 5
+
+
+def test_a_clock_within_the_bound_is_no_fault():
+    assert faults(dataclasses.replace(FACTS, skew=MAX_SKEW), OPTIONS, offer()) == []
+
+
+def test_two_places_on_one_disk_need_room_together():
+    size = offer().envoy.size + sum(item.size for item in offer().wheels)
+    room = 64 * 2**20 + 5 * size  # enough for either of them
+    apart = dataclasses.replace(FACTS, free={"/opt/holdfast": (1, room), "/var/lib": (2, room)})
+    together = dataclasses.replace(FACTS, free={"/opt/holdfast": (1, room), "/var/lib": (1, room)})
+    assert faults(apart, OPTIONS, offer()) == []
+    assert len(faults(together, OPTIONS, offer())) == 1
+
+
+def test_a_host_without_nftables_is_a_note_and_no_fault():
+    without = dataclasses.replace(FACTS, nftables=False)
+    assert faults(without, OPTIONS, offer()) == []
+    assert "called by name" in notes(without)[0]
+
+
+def test_things_come_in_an_order_in_which_each_can_be_made():
+    found = things(OPTIONS, offer(), [(name, "text") for name in UNITS], FACTS)
+    names = [thing.name for thing in found]
+    assert names.index("holdfast") < names.index("/var/lib/holdfast")
+    assert names.index("/opt/holdfast") < names.index("/opt/holdfast/1.0") < names.index("/opt/holdfast/current")
+    assert names.index("/opt/holdfast/current") < names.index("/usr/local/bin/holdfast-agent")
+    assert [thing.kind for thing in found][-3:] == ["unit"] * 3
+    assert len({thing.key for thing in found}) == len(found)
+
+
+def test_an_upgrade_leaves_the_settings_alone():
+    found = things(dataclasses.replace(OPTIONS, upgrade=True), offer(), [], FACTS)
+    assert not [thing for thing in found if thing.kind == "file"]
+
+
+def test_the_settings_that_are_written_are_good_settings():
+    options = dataclasses.replace(
+        OPTIONS,
+        address="fd00::7",
+        controlplanes=("https://[fd00::1]:8443",),
+        services=(Service("web", "shop", "w", 80, "http"),),
+    )
+    texts = {thing.name: thing.text for thing in things(options, offer(), [], FACTS) if thing.kind == "file"}
+    from agent.settings import Settings
+    from mesh.model import ServiceDefinition
+
+    settings = codec.convert_strict(Settings, codec.load_yaml(texts["/etc/holdfast/agent.yaml"])[0])
+    assert isinstance(settings, Settings)
+    assert check(settings) == ()
+    assert (settings.node, settings.address) == ("web-1", "fd00::7")
+    definition = codec.convert_strict(ServiceDefinition, codec.load_yaml(texts["/etc/holdfast/services.d/web.yaml"])[0])
+    assert isinstance(definition, ServiceDefinition)
+    assert (definition.identity, definition.ports[0].port, definition.ports[0].protocol) == ("shop/w", 80, "http")
+
+
+@pytest.mark.parametrize(
+    ("text", "identities", "expected"),
+    [
+        ("web:80", (), Service("web", "default", "web", 80, "tcp")),
+        ("shop/web:80:http", (), Service("web", "shop", "web", 80, "http")),
+        ("web:80", ("shop/web", "shop/api"), Service("web", "shop", "web", 80, "tcp")),
+        ("web:80", ("shop/front",), Service("web", "shop", "front", 80, "tcp")),
+        ("other/web:80", ("shop/front",), Service("web", "other", "web", 80, "tcp")),
+    ],
+)
+def test_a_service_takes_the_identity_that_fits(text, identities, expected):
+    assert parse_service(text, identities) == expected
+
+
+@pytest.mark.parametrize("text", ["web", "web:", "web:0", "web:99999", "web:80:udp", ":80", "web:80:http:x", "web:x"])
+def test_what_is_no_service_is_told(text):
+    with pytest.raises(ValueError, match=r"is not|is one of"):
+        parse_service(text, ())
+
+
+def test_what_was_made_goes_in_the_opposite_order():
+    recorded = [
+        "user holdfast",
+        "folder /etc/holdfast",
+        "file /etc/holdfast/agent.yaml",
+        "unit /etc/systemd/system/x.service",
+    ]
+    assert removal(recorded, keep_config=False) == [tuple(key.split(" ", 1)) for key in reversed(recorded)]
+    assert [name for _, name in removal(recorded, keep_config=True)] == ["/etc/systemd/system/x.service", "holdfast"]
+
+
+def test_the_version_in_use_and_the_one_before_are_kept():
+    recorded = ["tree /opt/holdfast/1", "tree /opt/holdfast/2", "tree /opt/holdfast/3", "link /opt/holdfast/current"]
+    assert stale(recorded, ["/opt/holdfast/3"], ["/opt/holdfast/2"]) == ["tree /opt/holdfast/1"]
