@@ -101,9 +101,8 @@ def _refuse(
     ]
     ports = sorted({resolved.caller.port for resolved in callers})
     if ports:
-        # Root passes: the helper itself asks whether somebody listens there.
         listeners = f"ip daddr 127.0.0.0/8 tcp dport {_set(ports)} ct direction original"
-        lines.append(f"    {listeners} ct status & dnat == 0 meta skuid != 0 counter reject with tcp reset")
+        lines.append(f"    {listeners} ct status & dnat == 0 counter reject with tcp reset")
     if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and arming.state == "confirmed":
         lines += _exempt(wanted, spared)
         lines.append(f"    ip daddr {_set(wanted.outbound.ranges)} meta l4proto tcp goto unserved")

@@ -1,0 +1,225 @@
+"""The helper's hands: nft, /etc/hosts, users, units, what listens, and what it remembers."""
+
+import json
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agent.hostd.arming import Arming
+from agent.hostd.block import rewrite
+from agent.hostd.ruleset import TABLE, Resolved
+from agent.hostd.sessions import Process, parse
+from agent.hostd.wanted import Caller, Name, RefusedError, Wanted, encode
+from agent.hostd.wanted import parse as parse_wanted
+
+NFT_SECONDS = 10.0
+_LISTEN, _UNIX_LISTENS = "0A", 0x10000
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie on a host; a test has its own."""
+
+    hosts: Path = Path("/etc/hosts")
+    state: Path = Path("/var/lib/holdfast-host")
+    socket: Path = Path("/run/holdfast-host/host.sock")
+    agent_socket: Path = Path("/run/holdfast/agent.sock")
+    cgroups: Path = Path("/sys/fs/cgroup")
+
+
+class NftError(Exception):
+    """The kernel's rules could not be changed; with nft's own words."""
+
+
+def load_rules(text: str) -> None:
+    """One transaction: all of it, or nothing.
+
+    Raises:
+        NftError: nothing was changed.
+
+    """
+    _nft(["-f", "-"], text)
+
+
+def is_loaded(mark: str) -> bool:
+    try:
+        _nft(["list", "chain", *TABLE.split(), mark])
+    except NftError:
+        return False
+    return True
+
+
+def _nft(arguments: list[str], text: str = "") -> None:
+    found = shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise NftError("this host has no nft; install the package nftables")
+    try:
+        done = subprocess.run(
+            [found, *arguments], input=text, capture_output=True, text=True, timeout=NFT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise NftError(f"nft cannot be run: {exc}") from exc
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
+        raise NftError(f"nft refuses: {first.strip()[:300]}")
+
+
+def write_hosts(path: Path, names: Iterable[Name]) -> bool:
+    """Bring the block up to date; False if it was. Mode and owner stay.
+
+    Raises:
+        OSError: it cannot be read or written; it is as it was.
+
+    """
+    path = path.resolve()
+    before = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
+    after = rewrite(before, names)
+    if after == before:
+        return False
+    replace_file(path, after.encode("utf-8", "surrogateescape"))
+    return True
+
+
+def replace_file(path: Path, text: bytes, mode: int = 0o644) -> None:
+    """As a whole or not at all. A file that is a mount of its own (containers) can only be written in place."""
+    temporary = path.with_name(f".{path.name}.holdfast")
+    try:
+        with temporary.open("wb") as file:
+            with suppress(FileNotFoundError):
+                held = path.stat()
+                mode = held.st_mode & 0o7777
+                os.fchown(file.fileno(), held.st_uid, held.st_gid)
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        if exc.errno not in {16, 18}:  # EBUSY, EXDEV: it is a mount
+            raise
+        path.write_bytes(text)
+
+
+def resolve(callers: Iterable[Caller], cgroups: Path) -> tuple[tuple[Resolved, ...], tuple[str, ...]]:
+    """Callers as this host knows them, and who of them it does not know."""
+    found: list[Resolved] = []
+    problems: list[str] = []
+    root = _cgroup2(cgroups)
+    for caller in callers:
+        uids: list[int] = []
+        for user in caller.users:
+            try:
+                uid = pwd.getpwnam(user).pw_uid
+            except KeyError:
+                problems.append(f"{caller.identity}: this host has no user {user}")
+                continue
+            if uid == 0:
+                problems.append(f"{caller.identity}: {user} is root under another name, and root is nobody's identity")
+            else:
+                uids.append(uid)
+        groups: list[tuple[str, int]] = []
+        for unit in caller.units:
+            if root is None:
+                problems.append(f"{caller.identity}: this host has no cgroup v2, so {unit} is not recognised")
+            elif path := _unit(unit, root):
+                level = len(path.relative_to(root).parts)
+                groups.append((str(path.relative_to(cgroups)), level))
+        found.append(Resolved(caller, tuple(uids), tuple(groups)))
+    return tuple(found), tuple(problems)
+
+
+def stamps(callers: Iterable[Resolved], cgroups: Path) -> tuple[int, ...]:
+    """Inodes of the units' cgroups: rules hold to these, and a unit that starts again has a new one."""
+    return tuple(_inode(cgroups / path) for resolved in callers for path, _ in resolved.cgroups)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
+def _cgroup2(cgroups: Path) -> Path | None:
+    for root in (cgroups, cgroups / "unified"):
+        if (root / "cgroup.controllers").exists():
+            return root
+    return None
+
+
+def _unit(unit: str, root: Path) -> Path | None:
+    """Its cgroup, while it runs: below system.slice, or wherever its Slice= says."""
+    usual = root / "system.slice" / unit
+    if usual.is_dir():
+        return usual
+    return next((p for p in root.glob(f"*.slice/**/{re.escape(unit)}") if p.is_dir()), None)
+
+
+def look(pid: int) -> Process | None:
+    try:
+        return parse(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+    except (OSError, ValueError):
+        return None
+
+
+def listening_ports() -> frozenset[int]:
+    """TCP ports on which somebody on this host listens."""
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN:
+                    ports.add(int(fields[1].rpartition(":")[2], 16))
+    return frozenset(ports)
+
+
+def listens(socket: Path) -> bool:
+    """Does a process listen on this unix socket? A file that a dead one left behind does not count."""
+    with suppress(OSError):
+        for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 7 and fields[7] == str(socket) and int(fields[3], 16) & _UNIX_LISTENS:
+                return True
+    return False
+
+
+def ssh_ports() -> tuple[int, ...]:
+    """Where sshd listens, by its own word; 22 always."""
+    ports = {22}
+    found = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if found:
+            said = subprocess.run([found, "-T"], capture_output=True, text=True, timeout=5, check=False).stdout
+            ports |= {int(port) for port in re.findall(r"(?m)^port (\d+)$", said)}
+    with suppress(OSError, subprocess.TimeoutExpired):
+        shown = ["systemctl", "show", "ssh.socket", "sshd.socket", "-p", "Listen"]
+        said = subprocess.run(shown, capture_output=True, text=True, timeout=5, check=False).stdout
+        ports |= {int(port) for port in re.findall(r":(\d+) \(Stream\)", said)}
+    return tuple(sorted(ports))
+
+
+# --- what is remembered over boots ---
+
+
+def save(places: Places, wanted: Wanted, arming: Arming) -> None:
+    places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    body = {"wanted": encode(wanted), "arming": asdict(arming)}
+    replace_file(places.state / "wanted.json", json.dumps(body).encode(), 0o600)
+
+
+def restore(places: Places) -> tuple[Wanted, Arming]:
+    """What was wanted last; nothing if that cannot be read. Of an arming only the confirmation outlives a boot."""
+    try:
+        body = json.loads((places.state / "wanted.json").read_text())
+        confirmed = body["arming"]["confirmed"]
+        return parse_wanted(body["wanted"]), Arming(confirmed=confirmed if isinstance(confirmed, str) else "")
+    except (OSError, ValueError, KeyError, TypeError, RefusedError):
+        return Wanted(), Arming()
