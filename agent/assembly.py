@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from agent import events as ev
-from agent import kept, metrics, tls
+from agent import kept, metrics, notify, tls
 from agent.envoy.admin import AdminError, ServerInfo
 from agent.envoy.process import EnvoyState
 from agent.health import Monitor
@@ -400,6 +400,9 @@ class Assembly:
 
     def exit(self) -> None:
         self._exit.set()
+
+    def say_alive(self) -> None:
+        notify.tell("WATCHDOG=1", f"STATUS={self.runtime.state.phase}, applied {self.runtime.state.applied}")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self._group is not None

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from agent import events as ev
+from agent import notify
 from agent.admin import AdminServer
 from agent.assembly import Assembly, Outside
 from agent.envoy.bootstrap import BootstrapSettings
@@ -23,7 +24,7 @@ from agent.scrape import ScrapeServer
 from agent.settings import Settings
 from agent.telling import Telling
 from mesh import obs
-from mesh.aio import keep
+from mesh.aio import keep, pause
 from mesh.model import Identity
 from mesh.store.etcd import EtcdStore, Tls
 from mesh.store.protocol import Store
@@ -32,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 GATE_NAME = "gate.holdfast"
 """The DNS name that only policy can put in a certificate: nobody else can pose as a store gate."""
+BEAT_SECONDS = 15.0
+INSTALLED = Path("/opt/holdfast/envoy/current/envoy")
 
 
 class StartError(Exception):
@@ -71,6 +74,7 @@ async def _run(settings: Settings) -> None:
     telling = Telling(agent)
     agent.connect(telling.report, telling.answers())
     servers = [_kept("admin socket", AdminServer(settings.admin_socket, telling.commands()).run, agent)]
+    servers.append(_beating(agent))
     if settings.scrape:
         servers.append(_kept("scrape port", ScrapeServer(settings.scrape, telling.pages()).run, agent))
     log.info("agent starts", node=settings.node, version=agent.outside.version)
@@ -86,6 +90,20 @@ def _kept(name: str, serve: Callable[[], Awaitable[None]], agent: Assembly) -> C
         await keep(name, serve, retry_on=OSError, rng=agent.outside.rng)
 
     return forever
+
+
+def _beating(agent: Assembly) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Tell the service manager that the agent is up, and that its loop and its machine turn."""
+
+    async def beat() -> None:
+        await agent.xds.listening.wait()
+        notify.tell("READY=1")
+        seconds = notify.watchdog_seconds()
+        while True:
+            agent.runtime.post(ev.Beat())
+            await pause(seconds / 4 if seconds else BEAT_SECONDS)
+
+    return beat
 
 
 def outside(settings: Settings) -> Outside:
@@ -115,7 +133,7 @@ def _open_store(gates: Sequence[str], roots: Sequence[str], own: Identity) -> St
 
 def envoy_settings(settings: Settings) -> EnvoySettings:
     """What Envoy and its launcher are started with."""
-    run_dir, envoy = Path(settings.run_dir), settings.envoy
+    run_dir, envoy, unit = settings.envoy_run_dir, settings.envoy, settings.envoy_is_a_unit
     logs = (Path(settings.access_log),) if not settings.access_log.startswith("/dev/") else ()
     return EnvoySettings(
         run_dir=run_dir,
@@ -125,13 +143,20 @@ def envoy_settings(settings: Settings) -> EnvoySettings:
             xds_socket=str(settings.xds_socket),
             admin_socket=str(run_dir / "envoy.sock"),
         ),
-        command=envoy.command,
+        command=_program(envoy.command),
         base_id=envoy.base_id,
         concurrency=envoy.concurrency,
         drain_seconds=envoy.drain_seconds,
         parent_shutdown_seconds=envoy.parent_shutdown_seconds,
         rotate=logs,
+        handed=Path(settings.run_dir) / "envoy" if unit else None,
+        shared=(settings.xds_socket.parent, settings.xds_socket) if unit else (),
     )
+
+
+def _program(command: str) -> str:
+    """The host's own installation goes before what PATH may hold; a path is what it says."""
+    return str(INSTALLED) if command == INSTALLED.name and INSTALLED.is_file() else command
 
 
 @contextlib.contextmanager

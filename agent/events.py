@@ -190,6 +190,11 @@ class Stop:
     drain: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Time went by, and somebody wants to know whether the agent goes with it."""
+
+
 Event = (
     Started
     | Joined
@@ -219,6 +224,7 @@ Event = (
     | Registered
     | Deregistered
     | Stop
+    | Beat
 )
 
 
@@ -309,6 +315,11 @@ class Exit:
     """Leave; what must be written is written first."""
 
 
+@dataclass(frozen=True, slots=True)
+class SayAlive:
+    """The answer to a beat."""
+
+
 Instruction = (
     Join
     | Follow
@@ -325,4 +336,5 @@ Instruction = (
     | Report
     | StopEnvoy
     | Exit
+    | SayAlive
 )

@@ -89,7 +89,7 @@ def _visible(state: State) -> tuple[object, ...]:
     return (state.phase, state.observed, state.applied, state.applied_digest, state.envoy, state.failure)
 
 
-def _dispatch(state: State, event: ev.Event) -> Step:
+def _dispatch(state: State, event: ev.Event) -> Step:  # noqa: PLR0911 - a table
     match event:
         case ev.Started() | ev.Joined() | ev.Stop() | ev.Deregistered():
             return _life(state, event)
@@ -103,6 +103,8 @@ def _dispatch(state: State, event: ev.Event) -> Step:
             return _envoy(state, event)
         case ev.ControlPlaneUp() | ev.ControlPlaneDown() | ev.StoreBroken() | ev.StoreRestored() | ev.Registered():
             return _register(_links(state, event))
+        case ev.Beat():
+            return state, (ev.SayAlive(),)
         case _:
             assert_never(event)
 

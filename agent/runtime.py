@@ -48,6 +48,7 @@ class Parts(Protocol):
     def save(self) -> None: ...
     def report(self) -> None: ...
     def exit(self) -> None: ...
+    def say_alive(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -141,6 +142,8 @@ class Runtime:
                 parts.deregister()
             case ev.Exit():
                 parts.exit()
+            case ev.SayAlive():
+                parts.say_alive()
             case _:
                 assert_never(instruction)
 

@@ -1,5 +1,6 @@
 """agent.yaml: read once, strictly; every fault at once, each with its path."""
 
+import os
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -8,6 +9,9 @@ from mesh import codec
 from mesh.model import MTLS_PORT, Frozen, GateSpec, Violation
 
 DEFAULT_PATH = Path("/etc/holdfast/agent.yaml")
+RUN_DIR = "/run/holdfast"
+SUPERVISOR = "HOLDFAST_ENVOY_SUPERVISOR"
+"""Set by holdfast-agent.service, which knows that there is one for Envoy."""
 
 
 class SettingsError(Exception):
@@ -21,7 +25,12 @@ class SettingsError(Exception):
 
 class EnvoySettings(Frozen, frozen=True, kw_only=True):
     command: str = "envoy"
-    """Found on PATH unless it is a path."""
+    """A path, or a name: /opt/holdfast/envoy/current/ is looked into first, PATH next."""
+    supervisor: Literal["auto", "own", "systemd"] = "auto"
+    """Who starts Envoy's launcher. systemd: holdfast-envoy.service, as a user of its own. own: the agent. auto: the
+    unit, where it was started on this host and `runDir` is the usual one."""
+    run_dir: str = "/run/holdfast-envoy"
+    """Of holdfast-envoy.service: Envoy's admin socket, its launcher's lock and record."""
     base_id: int | None = None
     """Envoy's shared-memory region; several Envoys on one machine need different ones. None: one is chosen."""
     concurrency: int | None = None
@@ -39,7 +48,7 @@ class Settings(Frozen, frozen=True, kw_only=True):
     """Where other hosts reach this one's mTLS port."""
     data_dir: str = "/var/lib/holdfast"
     """Last good state, certificates and keys; 0700."""
-    run_dir: str = "/run/holdfast"
+    run_dir: str = RUN_DIR
     """Sockets and pid files."""
     services_dir: str = "/etc/holdfast/services.d"
     controlplanes: tuple[str, ...] = ()
@@ -64,6 +73,19 @@ class Settings(Frozen, frozen=True, kw_only=True):
     @property
     def data(self) -> Path:
         return Path(self.data_dir)
+
+    @property
+    def envoy_is_a_unit(self) -> bool:
+        """Does Envoy's launcher run as a unit, and not under the agent?"""
+        if self.envoy.supervisor != "auto":
+            return self.envoy.supervisor == "systemd"
+        if os.environ.get(SUPERVISOR) == "systemd":
+            return True
+        return self.run_dir == RUN_DIR and Path(self.envoy.run_dir).is_dir()
+
+    @property
+    def envoy_run_dir(self) -> Path:
+        return Path(self.envoy.run_dir if self.envoy_is_a_unit else self.run_dir)
 
     @property
     def admin_socket(self) -> Path:

@@ -1,5 +1,9 @@
-"""From a file of settings to the daemon's life; exits 1 with a reason if that cannot begin."""
+"""From a file of settings to the daemon's life; exits with a reason if that cannot begin.
 
+Status 78 (EX_CONFIG) is for settings that cannot be used: its unit is not restarted for them, which would not help.
+"""
+
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +17,8 @@ def start(config: Path) -> None:
     try:
         settings = load(config)
     except SettingsError as exc:
-        sys.exit(f"Error: {exc}")
+        sys.stderr.write(f"Error: {exc}\n")
+        sys.exit(os.EX_CONFIG)
     # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from agent import daemon

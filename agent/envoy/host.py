@@ -14,15 +14,17 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.envoy import record
+from agent.envoy import record, wanted
 from agent.envoy.record import Record, Running
 from agent.envoy.succession import Process, State
 
 ADMIN_TIMEOUT_SECONDS = 1.0
 ADMIN_LIMIT_BYTES = 4 * 1024 * 1024
+HOT_RESTART = "hot-restart"
+"""What the names of the sockets begin with over which one Envoy hands over to the next."""
 SHM = Path("/dev/shm")  # noqa: S108 - where Envoy keeps it (shm_open)
 
 
@@ -31,24 +33,59 @@ class Options:
     run_dir: Path
     admin: Path
     base_id: int | None
-    log_file: Path
+    log_file: Path | None
+    """None: Envoy's words go where ours go."""
     log_max_bytes: int
     logs: tuple[Path, ...]
     drain_seconds: float
     parent_shutdown_seconds: int
     command: tuple[str, ...]
     detach: bool = False
+    wanted: Path | None = None
+    """Where the agent, another user, says what it wants; `command` is the program alone then."""
+    output: Path | None = None
+    """Envoy's standard output, where that is not its log."""
 
 
 class Host:
     def __init__(self, options: Options) -> None:
-        self._options = options
+        self._given = self._options = options
         self._base_id = options.base_id
         self._starts: dict[int, int] = {}
         self._started = 0.0
         self._last_exit = ""
         self.restarts = 0
         """As an earlier launcher counted them."""
+
+    @property
+    def options(self) -> Options:
+        """As they are now: the agent may want others than before."""
+        self.is_wanted()
+        return self._options
+
+    def is_wanted(self) -> bool:
+        """Has the agent said with what Envoy is to be started? What it said last is taken up."""
+        given = self._given
+        if given.wanted is None:
+            return True
+        found = wanted.read(given.wanted)
+        if found is not None:
+            self._options = replace(
+                given,
+                command=(*given.command, *found.arguments),
+                drain_seconds=found.drain_seconds,
+                parent_shutdown_seconds=found.parent_shutdown_seconds,
+                logs=(*given.logs, *(Path(path) for path in found.rotate)),
+            )
+        return found is not None
+
+    def agent(self) -> int | None:
+        """The user who says what is wanted."""
+        if self._given.wanted is None:
+            return None
+        with suppress(OSError):
+            return self._given.wanted.stat().st_uid
+        return None
 
     def adopt(self, now: float) -> tuple[Process, ...]:
         """What an earlier launcher left running, elders first. A successor that was not live yet is ended."""
@@ -73,12 +110,14 @@ class Host:
 
     def spawn(self, epoch: int, now: float) -> Process:
         """Start Envoy. It is not our child: see the launcher."""
-        options = self._options
-        log = os.open(options.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        options = self.options
+        log = _appended(options.log_file)
+        output = _appended(options.output) if options.output else os.dup(log)
         try:
-            pid = _start((*options.command, *self._epoch_arguments(epoch)), log)
+            pid = _start((*options.command, *self._epoch_arguments(epoch)), output, log)
         finally:
             os.close(log)
+            os.close(output)
         self._starts[pid] = record.start_of(pid) or 0
         self._started = time.time()  # noqa: TID251 - the launcher is a process of its own: this is its root
         return Process(pid, epoch, now)
@@ -93,6 +132,9 @@ class Host:
             "--parent-shutdown-time-s",
             str(options.parent_shutdown_seconds),
         )
+        if options.wanted is not None:
+            # By default these are abstract sockets, which any user of the host may speak to.
+            arguments = (*arguments, "--socket-path", str(options.run_dir / HOT_RESTART), "--socket-mode", "600")
         if options.base_id is not None:
             return (*arguments, "--base-id", str(options.base_id))
         if epoch == 0:
@@ -237,13 +279,20 @@ def _dechunk(body: bytes) -> bytes:
     return bytes(out)
 
 
-def _start(command: tuple[str, ...], log: int) -> int:
+def _appended(path: Path | None) -> int:
+    """A descriptor that appends to this file; without one, to where our own errors go."""
+    if path is None:
+        return os.dup(2)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _start(command: tuple[str, ...], output: int, log: int) -> int:
     """Start a process that is nobody's child and return its pid."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     middle = os.fork()
     if middle == 0:
         try:
-            _become(command, log, writer, os.getpid())
+            _become(command, output, log, writer, os.getpid())
         finally:
             os._exit(127)
     os.close(writer)
@@ -255,7 +304,7 @@ def _start(command: tuple[str, ...], log: int) -> int:
     return int(raw)
 
 
-def _become(command: tuple[str, ...], log: int, writer: int, middle: int) -> None:
+def _become(command: tuple[str, ...], output: int, log: int, writer: int, middle: int) -> None:
     """In the forked process: fork again, tell the pid, and let the grandchild be Envoy."""
     pid = os.fork()
     if pid:
@@ -272,7 +321,7 @@ def _become(command: tuple[str, ...], log: int, writer: int, middle: int) -> Non
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    os.dup2(log, 1)
+    os.dup2(output, 1)
     os.dup2(log, 2)
     try:
         os.execvp(command[0], command)  # noqa: S606 - the agent's own argument list, no shell

@@ -9,6 +9,10 @@ SIGHUP   hot restart; several of them while one is under way count as one more
 SIGTERM  drain, then stop; the second one stops at once          SIGINT   stop at once
 SIGUSR2  leave: the launcher ends, Envoy runs on for the next launcher to adopt
 
+With --wanted FOLDER it runs under a service manager, as a user of its own: the agent writes into that folder what Envoy
+is to be started with, and asks by a socket (agent.envoy.requests) for what else would need a signal. Until something is
+wanted it waits. Envoy's words go where the launcher's own go (the journal), its standard output to --output.
+
 A launcher that is killed leaves Envoy running, and the next one adopts it. Envoy asks the kernel for SIGTERM at its
 parent's death (HotRestartImpl), so its parent must not be the launcher: it is started through a process that ends at
 once, and its exit is seen through a pidfd. The price: no exit status, only that it ended.
@@ -24,7 +28,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from agent.envoy import record, succession
+from agent import notify
+from agent.envoy import record, requests, succession
 from agent.envoy.host import Host, Options
 from agent.envoy.succession import Event, Instruction, State
 
@@ -41,33 +46,85 @@ class Launcher:
         self._watched: dict[int, int] = {}
         """Pid -> pidfd."""
         self._poll = select.poll()
-        self._done = False
+        self._wakeup = _signals()
+        self._door: requests.Door | None = None
+        self._begun = self._done = False
+        self._told = ("", 0.0)
+        self.renew = False
+        """It is to start anew from disk."""
 
     def run(self) -> None:
-        wakeup = _signals()
-        self._poll.register(wakeup, select.POLLIN)
+        self._poll.register(self._wakeup, select.POLLIN)
+        if self._options.wanted is not None:
+            self._door = requests.Door(self._options.run_dir / requests.NAME, self._may_ask)
+            self._poll.register(self._door.fileno(), select.POLLIN)
         adopted = self._host.adopt(time.monotonic())
         for process in adopted:
             self._watch(process.pid)
-        self._feed(succession.Began(adopted, self._host.restarts))
+        if not adopted:
+            self._host.write(self._state)
+        notify.tell("READY=1")
         while not self._done:
+            if not self._begun and (adopted or self._host.is_wanted()):
+                self._begun = True
+                self._feed(succession.Began(adopted, self._host.restarts))
+            self._tell()
             busy = self._state.phase != "live" or self._state.elders
-            ready = self._poll.poll((TICK_SECONDS if busy else IDLE_SECONDS) * 1000)
-            for descriptor, _ in ready:
-                if descriptor == wakeup:
-                    self._on_signals(os.read(wakeup, 64))
-            self._reap({descriptor for descriptor, _ in ready})
+            self._take(self._poll.poll((TICK_SECONDS if busy else IDLE_SECONDS) * 1000))
             self._look()
             self._host.rotate_logs()
+        if self._door is not None:
+            self._door.close()
+
+    def _may_ask(self, uid: int) -> bool:
+        return uid in {0, os.geteuid(), self._host.agent()}
+
+    def _tell(self) -> None:
+        """The service manager, of what is new and that this loop turns."""
+        words, now = self._words(), time.monotonic()
+        if words != self._told[0] or now - self._told[1] >= IDLE_SECONDS / 2:
+            self._told = (words, now)
+            notify.tell("WATCHDOG=1", f"STATUS={words}")
+
+    def _words(self) -> str:
+        if not self._begun:
+            return f"waiting for the agent to say what is wanted ({self._options.wanted})"
+        current = self._state.current
+        return f"envoy {self._state.phase}" + (f", pid {current.pid}, epoch {current.epoch}" if current else "")
+
+    def _take(self, ready: list[tuple[int, int]]) -> None:
+        descriptors = {descriptor for descriptor, _ in ready}
+        if self._wakeup in descriptors:
+            self._on_signals(os.read(self._wakeup, 64))
+        if self._door is not None and self._door.fileno() in descriptors:
+            self._on_word(self._door.take())
+        self._reap(descriptors)
+
+    def _on_word(self, word: str) -> None:
+        match word:
+            case "restart":
+                self._feed(succession.RestartAsked())
+            case "stop":
+                self._stop(self._host.options.drain_seconds)
+            case "end":
+                self._stop(0)
+            case "renew":
+                self._done = self.renew = True
+
+    def _stop(self, drain_seconds: float) -> None:
+        # A service manager waits as long as it was told to; it need not know how long a drain is.
+        seconds = drain_seconds + 2 * succession.KILL_SECONDS + 10
+        notify.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+        self._feed(succession.StopAsked(drain_seconds))
 
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._feed(succession.RestartAsked())
             elif number == signal.SIGTERM:
-                self._feed(succession.StopAsked(self._options.drain_seconds))
+                self._stop(self._host.options.drain_seconds)
             elif number == signal.SIGINT:
-                self._feed(succession.StopAsked(0))
+                self._stop(0)
             elif number == signal.SIGUSR2:
                 self._done = True
 
@@ -143,21 +200,26 @@ def _parse(arguments: list[str]) -> Options:
     parser.add_argument("--rotate", type=Path, action="append", default=[], help="another log to keep bounded")
     parser.add_argument("--drain-seconds", type=float, default=20.0)
     parser.add_argument("--parent-shutdown-seconds", type=int, default=30)
+    parser.add_argument("--wanted", type=Path, default=None, help="where another user, the agent, says what it wants")
+    parser.add_argument("--output", type=Path, default=None, help="Envoy's standard output; with --wanted")
     parser.add_argument("--detach", action="store_true", help="return as soon as the launcher holds its lock")
     parser.add_argument("command", nargs="+", help="envoy and its arguments")
     parsed = parser.parse_args(arguments)
-    log_file = parsed.log_file or parsed.run_dir / "envoy.log"
+    under_manager = parsed.wanted is not None
+    log_file = parsed.log_file or (None if under_manager else parsed.run_dir / "envoy.log")
     return Options(
         run_dir=parsed.run_dir,
         admin=parsed.admin,
         base_id=parsed.base_id,
         log_file=log_file,
         log_max_bytes=parsed.log_max_bytes,
-        logs=(log_file, *parsed.rotate),
+        logs=tuple(path for path in (log_file, parsed.output, *parsed.rotate) if path),
         drain_seconds=parsed.drain_seconds,
         parent_shutdown_seconds=parsed.parent_shutdown_seconds,
         command=tuple(parsed.command),
         detach=parsed.detach,
+        wanted=parsed.wanted,
+        output=parsed.output,
     )
 
 
@@ -178,7 +240,11 @@ def _run(options: Options, locked: Callable[[], None]) -> int:
     with suppress(PermissionError):
         os.setsid()  # refused if this is a session's leader already
     locked()
-    Launcher(options, Host(options)).run()
+    launcher = Launcher(options, Host(options))
+    launcher.run()
+    if launcher.renew:
+        # The same process goes on as what is on disk now; its locks and descriptors close by themselves.
+        os.execv(sys.orig_argv[0], sys.orig_argv)  # noqa: S606 - our own arguments, no shell
     return os.EX_OK
 
 

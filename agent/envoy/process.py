@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
-from agent.envoy import bootstrap, record
+from agent.envoy import bootstrap, record, requests, wanted
 from agent.envoy.admin import Admin, AdminError, ServerInfo
 from agent.envoy.bootstrap import BootstrapSettings
 from agent.envoy.trial import Trial
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS = 0.02
 START_SECONDS = 20.0
 """For the launcher's own start; a loaded machine is slow to start Python."""
+UNIT = "holdfast-envoy.service"
+SIGNALS = {"restart": signal.SIGHUP, "stop": signal.SIGTERM, "end": signal.SIGINT}
 
 
 class EnvoyError(Exception):
@@ -46,6 +48,12 @@ class EnvoySettings:
     """After a hot restart the old process ends this long after; must be more than drain_seconds."""
     rotate: tuple[Path, ...] = ()
     """Access logs to keep bounded, besides Envoy's own log."""
+    handed: Path | None = None
+    """Envoy and its launcher are a unit of their own, with a user of its own: a folder of the agent's from which that
+    launcher learns what is wanted. `run_dir` is the launcher's then, and nothing is written there. None: the agent
+    starts the launcher itself."""
+    shared: tuple[Path, ...] = ()
+    """What else Envoy's user may open, by its group."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +75,10 @@ class EnvoyState:
 class Envoy:
     def __init__(self, settings: EnvoySettings) -> None:
         self._settings = settings
-        self._bootstrap = settings.run_dir / "bootstrap.json"
+        own = settings.handed or settings.run_dir
+        self._bootstrap = own / "bootstrap.json"
         self.admin = Admin(Path(settings.bootstrap.admin_socket))
-        self._trial = Trial(settings.command, settings.run_dir, settings.bootstrap)
+        self._trial = Trial(settings.command, own, settings.bootstrap)
 
     async def ensure(self) -> Literal["running", "started", "adopted", "replaced"]:
         """See to it that a launcher with these settings runs. Envoy itself is not waited for.
@@ -81,6 +90,8 @@ class Envoy:
             EnvoyError: the launcher cannot be started.
 
         """
+        if self._settings.handed is not None:
+            return self._hand_over(self._settings.handed)
         run_dir = self._settings.run_dir
         run_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._write_bootstrap()
@@ -98,6 +109,35 @@ class Envoy:
             return "started"
         return "adopted" if pid is None else "replaced"
 
+    def _hand_over(self, handed: Path) -> Literal["running", "started"]:
+        """Say what is wanted, and let Envoy's user read it. The launcher starts Envoy, or has."""
+        settings = self._settings
+        handed.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._write_bootstrap()
+        rotate = tuple(str(path) for path in settings.rotate)
+        said = wanted.Wanted(self._arguments(), settings.drain_seconds, settings.parent_shutdown_seconds, rotate)
+        # The bootstrap before what names it: a launcher may read both at any moment.
+        self._share(handed, self._bootstrap, *settings.shared)
+        self._share(wanted.write(handed, said))
+        state = self.state()
+        if not state.launcher:
+            raise EnvoyError(f"{UNIT} does not run; `systemctl start {UNIT}`, then `journalctl -u {UNIT}` tells more")
+        return "running" if state.pids else "started"
+
+    def _share(self, *paths: Path) -> None:
+        try:
+            group = self._settings.run_dir.stat().st_gid
+        except OSError as exc:
+            raise EnvoyError(f"{self._settings.run_dir}: {exc.strerror}; `systemctl start {UNIT}` makes it") from exc
+        for path in paths:
+            try:
+                os.chown(path, -1, group)
+                path.chmod(0o750 if path.is_dir() else 0o660 if path.is_socket() else 0o640)
+            except OSError as exc:
+                raise EnvoyError(
+                    f"{path} cannot be given to group {group}, Envoy's: {exc.strerror}; the agent's user must be in it"
+                ) from exc
+
     async def hot_restart(self, *, timeout: float = 60.0) -> None:  # noqa: ASYNC109 - the reason is told after it
         """Replace Envoy without losing a connection. Returns when the new process serves.
 
@@ -109,7 +149,7 @@ class Envoy:
         before = self.state()
         if not before.launcher or not before.pid:
             raise EnvoyError("Envoy is not running")
-        os.kill(before.launcher, signal.SIGHUP)
+        await self._ask(before.launcher, "restart")
 
         def replaced() -> bool:
             state = self.state()
@@ -126,15 +166,46 @@ class Envoy:
         """
         settings = self._settings
         state = self.state()
-        if state.phase == "orphaned":
+        if state.phase == "orphaned" and settings.handed is None:
             await self._launch(self._command())
             state = self.state()
         if not state.launcher:
             return
-        with suppress(ProcessLookupError):
-            os.kill(state.launcher, signal.SIGTERM if drain else signal.SIGINT)
+        await self._ask(state.launcher, "stop" if drain else "end")
         limit = timeout or (settings.drain_seconds if drain else 0) + 15.0
         await self._until(lambda: record.launcher_of(settings.run_dir) is None, "the launcher does not end", limit)
+
+    async def renew_launcher(self) -> None:
+        """Let the launcher go on as the version that is on disk now. Envoy does not notice; its unit's own only.
+
+        Raises:
+            EnvoyError: it cannot be asked, or did not come back.
+
+        """
+        if self._settings.handed is None:
+            return
+        said = self._said_at()
+        await self._ask(0, "renew")
+        # It says anew what it found. The process is the same, so its number tells nothing.
+        await self._until(
+            lambda: bool(self.state().launcher) and self._said_at() != said, "the launcher does not come back"
+        )
+
+    def _said_at(self) -> int:
+        with suppress(OSError):
+            return (self._settings.run_dir / record.RECORD).stat().st_mtime_ns
+        return 0
+
+    async def _ask(self, launcher: int, word: str) -> None:
+        """By a signal to a launcher of our own user; a unit's is asked over its socket."""
+        if self._settings.handed is None:
+            with suppress(ProcessLookupError):
+                os.kill(launcher, SIGNALS[word])
+            return
+        try:
+            await asyncio.to_thread(requests.ask, self._settings.run_dir, word)
+        except requests.RequestError as exc:
+            raise EnvoyError(str(exc)) from exc
 
     def state(self) -> EnvoyState:
         """Cheap: two small files and one look into /proc a process."""
@@ -193,10 +264,12 @@ class Envoy:
         found = shutil.which(settings.command)
         if found is None:
             raise EnvoyError(f"{settings.command} is not on PATH")
-        arguments = [found, "-c", str(self._bootstrap), "--log-level", settings.log_level]
-        if settings.concurrency is not None:
-            arguments += ["--concurrency", str(settings.concurrency)]
-        return tuple(arguments)
+        return (found, *self._arguments())
+
+    def _arguments(self) -> tuple[str, ...]:
+        settings = self._settings
+        arguments = ("-c", str(self._bootstrap), "--log-level", settings.log_level)
+        return arguments if settings.concurrency is None else (*arguments, "--concurrency", str(settings.concurrency))
 
     def _write_bootstrap(self) -> None:
         rendered = bootstrap.render(self._settings.bootstrap)

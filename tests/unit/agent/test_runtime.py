@@ -54,7 +54,7 @@ class Parts:
 
     def __getattr__(self, name: str):
         if name in {"join", "follow", "renew", "ensure_envoy", "look_at_envoy", "stop_envoy", "register", "deregister",
-                    "save", "report", "exit"}:  # fmt: skip
+                    "save", "report", "exit", "say_alive"}:  # fmt: skip
             return lambda: self.done.append(name)
         raise AttributeError(name)
 

@@ -35,7 +35,7 @@ class Parts:
         """An instruction that matters to others."""
 
     join = follow = renew = ensure_envoy = look_at_envoy = stop_envoy = _nothing
-    register = deregister = save = report = exit = _nothing
+    register = deregister = save = report = exit = say_alive = _nothing
 
 
 async def validate(_snapshot):
