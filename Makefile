@@ -1,18 +1,20 @@
-# Each target makes .venv and installs what it needs by itself. Nothing needs root.
+# Each target makes .venv and installs what it needs by itself. Only test-vm needs root.
 #
 #   make demo            a whole mesh on this machine, until Ctrl-C
 #   make demo CHECK=1    the demo's scenario, step by step, with figures; JSON=1 prints them as JSON
 #   make test            all tests, those with real servers too; TESTS=tests/unit for a part
+#   make test-vm         tests on hosts that boot a real Debian; VM=short leaves the long ones out
 #   make lint            ruff, mypy, import contracts
 #   make bench           measures; table and JSON
 
 SHELL := /bin/bash
 BIN := .venv/bin
 TESTS ?= tests
+VM_TESTS ?= tests/vm
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test lint format bench servers dev clean
+.PHONY: help demo test test-vm lint format bench servers dev clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -23,6 +25,11 @@ demo:
 
 test: servers
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+# Hosts wait for root, and for the packages that tests/vm/shell.py names.
+test-vm: servers
+	@$(BIN)/python -m tests.vm image >/dev/null
+	@$(BIN)/python -m pytest -n0 -p no:randomly $(if $(filter short,$(VM)),-m "not slow") $(PYTEST_ARGS) $(VM_TESTS)
 
 lint: dev
 	$(BIN)/ruff check
