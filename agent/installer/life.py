@@ -43,10 +43,10 @@ def is_active(unit):
     return call("systemctl", "is-active", unit, check=False).stdout.strip() == "active"
 
 
-def start(restart=()):
+def start(units, restart=()):
     """Start what does not run; restart what was changed. True if anything was to do."""
     changed = False
-    for unit in UNITS:
+    for unit in units:
         if unit in restart or not is_active(unit):
             call("systemctl", "reset-failed", unit, check=False)
             call("systemctl", "restart", unit)

@@ -225,7 +225,7 @@ def install(given):
         say("joining as " + options.node)
         join(token)
         work.changes += 1
-    if start(work.restarts):
+    if start([item.name for item in offer.units], work.restarts):
         work.changes += 1
     if work.new_envoy and hand_over_envoy():
         say("Envoy hands over to " + offer.envoy.version)

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from agent.installer.model import NAME, UNITS, InstallError
+from agent.installer.model import AGENT_UNIT, ENVOY_UNIT, NAME, UNITS, InstallError
 
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_FILE = 1 << 30
@@ -107,7 +107,7 @@ def choose(version, digest, items, *, arch, python):
     fitting = [item for item in items if item.arch in ("any", arch) and item.python in ("any", tag)]
     wheels = tuple(item for item in fitting if item.kind == "wheel")
     by_name = {item.name: item for item in fitting if item.kind != "wheel"}
-    missing = [unit for unit in UNITS if unit not in by_name]
+    missing = [unit for unit in (AGENT_UNIT, ENVOY_UNIT) if unit not in by_name]
     missing += [name for name in (INSTALL_SCRIPT,) if name not in by_name]
     missing += ["wheel of " + name for name in (NAME, "pip") if name not in {item.name for item in wheels}]
     if not [item for item in wheels if item.python == tag]:
@@ -116,7 +116,7 @@ def choose(version, digest, items, *, arch, python):
         missing.append("Envoy for " + arch + " (holdfast dist build --envoy-" + arch.replace("_", "-") + " FILE)")
     if missing:
         raise InstallError("the distribution folder lacks for this host: " + ", ".join(missing))
-    units = tuple(by_name[unit] for unit in UNITS)
+    units = tuple(by_name[unit] for unit in UNITS if unit in by_name)
     return Offer(version, digest, wheels, by_name["envoy"], units, by_name[INSTALL_SCRIPT])
 
 

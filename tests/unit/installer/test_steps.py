@@ -69,7 +69,7 @@ def test_what_a_folder_lacks_for_a_host_is_named(arch, python, said):
 def test_all_that_is_missing_is_named_at_once():
     with pytest.raises(InstallError) as caught:
         offer(files=[entry("wheels/pip-26-py3-none-any.whl", "wheel", "pip")])
-    for name in (*UNITS, "install.py", "wheel of holdfast", "Envoy"):
+    for name in (*UNITS[:2], "install.py", "wheel of holdfast", "Envoy"):
         assert name in str(caught.value)
 
 
