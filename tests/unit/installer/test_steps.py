@@ -218,3 +218,24 @@ def test_what_was_made_goes_in_the_opposite_order():
 def test_the_version_in_use_and_the_one_before_are_kept():
     recorded = ["tree /opt/holdfast/1", "tree /opt/holdfast/2", "tree /opt/holdfast/3", "link /opt/holdfast/current"]
     assert stale(recorded, ["/opt/holdfast/3"], ["/opt/holdfast/2"]) == ["tree /opt/holdfast/1"]
+
+
+def test_a_tree_that_is_half_gone_is_not_whole(tmp_path, monkeypatch):
+    """A removal that is killed in a tree leaves no mark there that says that it is whole."""
+    from agent.installer import system
+    from agent.installer.model import Thing
+
+    tree = tmp_path / "1.0"
+    (tree / "bin").mkdir(parents=True)
+    (tree / system.STAMP).write_text("x")
+    thing = Thing("tree", str(tree), stamp="x")
+    assert system.is_there(thing, {})
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(system.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        system.take_away("tree", str(tree))
+    assert tree.is_dir()
+    assert not system.is_there(thing, {})
