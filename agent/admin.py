@@ -20,7 +20,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 PATIENCE = 30.0
 """Seconds a client has to say something."""
 
-Command = Callable[[], Awaitable[Any]]
+Command = Callable[..., Awaitable[Any]]
+"""With what it is about, where it is about something."""
 
 
 class AdminError(Exception):
@@ -29,6 +30,7 @@ class AdminError(Exception):
 
 class Asked(msgspec.Struct):
     do: str
+    what: str = ""
 
 
 class Answered(msgspec.Struct, omit_defaults=True):
@@ -79,19 +81,19 @@ class AdminServer:
         if command is None:
             return Answered(error=f"no such command: {asked.do[:80]!r}; there are {', '.join(sorted(self._commands))}")
         try:
-            return Answered(body=await command())
+            return Answered(body=await (command(asked.what) if asked.what else command()))
         except Exception as exc:  # whatever it is, the asker is told and the agent lives
             log.exception("a command of the admin socket failed", command=asked.do)
             return Answered(error=str(exc) or type(exc).__name__)
 
 
-async def ask(path: Path, do: str, *, timeout: float = 20.0) -> Any:  # noqa: ASYNC109
+async def ask(path: Path, do: str, what: str = "", *, timeout: float = 20.0) -> Any:  # noqa: ASYNC109
     """Ask the agent of this host."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
             try:
-                writer.write(msgspec.json.encode(Asked(do=do)) + b"\n")
+                writer.write(msgspec.json.encode(Asked(do=do, what=what)) + b"\n")
                 answer = msgspec.json.decode(await reader.readline(), type=Answered)
             finally:
                 writer.close()

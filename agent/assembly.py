@@ -7,7 +7,7 @@ behave.
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -59,6 +59,9 @@ class EnvoyOutside(Protocol):
     async def warming(self) -> int: ...
     async def prometheus(self) -> bytes: ...
     async def config_dump(self) -> Any: ...
+    async def stats(self, pattern: str) -> Mapping[str, int]: ...
+    async def hot_restart(self, *, timeout: float = 60.0) -> None: ...  # noqa: ASYNC109
+    async def renew_launcher(self) -> None: ...
     async def validate(self, snapshot: Snapshot) -> str | None: ...
 
 
@@ -180,6 +183,7 @@ class Assembly:
         identities = await asyncio.to_thread(self.disk.identities.load)
         self._generations = await asyncio.to_thread(self.disk.worlds.load)
         await asyncio.to_thread(self.host.load)
+        await asyncio.to_thread(self.host.load_drained)
         found = identities[0] if identities else None
         if found is not None and found.node != self.settings.node:
             log.critical("the identity on disk is another node's; joining anew", node=found.node)

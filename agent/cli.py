@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ config_option = click.option(
 output_option = click.option(
     "-o", "output", type=click.Choice(["text", "json"]), default="text", help="Form of output."
 )
+
+
+LOOK_SECONDS = 0.2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,12 +115,142 @@ def release(config: Path) -> None:
     click.echo(f"released {_ask(config, 'release')['released']} deletions")
 
 
+wait_options = (
+    click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left."),
+    click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait at the most; then status 1."),
+)
+
+
+def _waits(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(wait_options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @config_option
-def drain(config: Path) -> None:
-    """Take this host out of the mesh: deregister, drain Envoy, end both."""
+@_waits
+@click.option("--end", is_flag=True, help="Then deregister, and end Envoy and the agent.")
+def drain(config: Path, timeout: float, *, wait: bool, end: bool) -> None:
+    r"""Take this host out of service (maintenance): callers leave, what is under way finishes, Envoy and agent go on.
+
+    It holds until `undrain`, also over restarts. Calls that this host makes itself go on.
+
+    \b
+    Examples:
+      holdfast-agent drain                       before work on the host
+      holdfast-agent drain --timeout 300         for long requests
+      holdfast-agent drain --no-wait
+    """
     _ask(config, "drain")
-    click.echo("draining: deregistered first, then Envoy's connections end")
+    done = not wait or _departed(config, "", timeout)
+    if end:
+        _ask(config, "leave")
+        click.echo("deregistered; Envoy and the agent end")
+    if not done:
+        sys.exit(1)
+
+
+@main.command()
+@config_option
+def undrain(config: Path) -> None:
+    """Put this host back into service: what is healthy is called again."""
+    for name, health in _ask(config, "undrain")["services"].items():
+        click.echo(f"{name}: {health}")
+
+
+@main.group()
+def service() -> None:
+    """Take one local service out of service and back; tie it to its systemd unit."""
+
+
+@service.command("stop")
+@config_option
+@click.argument("name")
+@_waits
+def stop_service(config: Path, name: str, timeout: float, *, wait: bool) -> None:
+    r"""Let a service's callers leave, before it is stopped.
+
+    It is *draining* until `service start`; when this returns, no request is under way and none comes any more.
+
+    \b
+    Examples:
+      holdfast-agent service stop web
+      holdfast-agent service stop web.shop --timeout 60
+    """
+    _ask(config, "drain", name)
+    if wait and not _departed(config, name, timeout):
+        sys.exit(1)
+
+
+@service.command("start")
+@config_option
+@click.argument("name")
+def start_service(config: Path, name: str) -> None:
+    """Let a service be called again, as soon as its health check says that it is healthy."""
+    for found, health in _ask(config, "undrain", name)["services"].items():
+        click.echo(f"{found}: {health}")
+
+
+@service.command("hook")
+@config_option
+@click.argument("name")
+@click.option("--unit", required=True, help="The service's own unit.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds that callers have to leave.")
+@click.option("--write", is_flag=True, help="Write it to /etc/systemd/system/<unit>.d/, and reload systemd.")
+def hook_service(config: Path, name: str, unit: str, timeout: float, *, write: bool) -> None:
+    r"""Print or write the drop-in that ties a service's unit to its registration.
+
+    With it, `systemctl restart` of the unit fails no request: callers leave first, and come back when it is healthy.
+    Where the agent is down the unit starts and stops all the same.
+
+    \b
+    Examples:
+      holdfast-agent service hook web --unit web.service
+      holdfast-agent service hook web.shop --unit web.service --write
+    """
+    from agent import unithook
+
+    try:
+        text = unithook.render(name, unit, timeout, unithook.own_stops(unit), config)
+        where = unithook.write(unit, text) if write else None
+    except unithook.HookError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo(f"written: {where}" if where else text, nl=where is not None)
+
+
+@main.group()
+def envoy() -> None:
+    """Look after this host's Envoy."""
+
+
+@envoy.command()
+@config_option
+def upgrade(config: Path) -> None:
+    r"""Let the Envoy that is installed now take over from the one that runs, without losing a connection.
+
+    \b
+    Example:
+      ln -sfn 1.40.1 /opt/holdfast/envoy/current && holdfast-agent envoy upgrade
+    """
+    body = _ask(config, "envoy-restart", timeout=90)
+    click.echo(f"envoy {body['before']} -> {body['now']}, epoch {body['epoch']}")
+
+
+def _departed(config: Path, what: str, timeout: float) -> bool:
+    """Tell how far it is, until callers have left or time is over."""
+    end, said = time.monotonic() + timeout, ""
+    while True:
+        body = _ask(config, "drained", what)
+        if body["words"] != said:
+            said = body["words"]
+            click.echo(f"{body['what']}: {said}")
+        if body["done"]:
+            return True
+        if time.monotonic() >= end:
+            click.echo(f"{body['what']}: not done after {timeout:g} s; it stays out of service", err=True)
+            return False
+        time.sleep(LOOK_SECONDS)
 
 
 @main.command()
@@ -136,12 +270,12 @@ def leave(*, keep_config: bool, drain_seconds: float) -> None:
         raise click.ClickException(str(exc)) from exc
 
 
-def _ask(config: Path, what: str) -> Any:
+def _ask(config: Path, do: str, what: str = "", timeout: float = 20.0) -> Any:
     from agent.admin import AdminError, ask
 
     settings = _settings(config)
     try:
-        return asyncio.run(ask(settings.admin_socket, what))
+        return asyncio.run(ask(settings.admin_socket, do, what, timeout=timeout))
     except AdminError as exc:
         raise click.ClickException(str(exc)) from exc
 
@@ -158,6 +292,8 @@ def _text(body: dict[str, Any]) -> str:
     for i in body["instances"]:
         reason = f" ({i['reason']})" if i["reason"] else ""
         lines.append(f"service {i['service']} as {i['identity']}: {i['health']}{reason}, registered: {i['registered']}")
+    if since := body["drained"].get("host"):
+        lines.insert(1, f"MAINTENANCE: out of service for {(time.time() - since) / 60:.0f} min; `undrain` ends it")
     lines += [
         f"REJECTED {r['object']}: {r['reason']}; in force: {r.get('inForce', 'nothing')}"
         for r in body.get("rejected", ())

@@ -67,6 +67,11 @@ class Monitor:
                 self._tallies.setdefault(name, Tally())
                 self._running[name] = (definition, self._group.create_task(self._loop(name, definition)))
 
+    def doubt(self, name: Name) -> None:
+        """It was stopped and started: it is healthy again when it has answered again."""
+        if name in self._running:
+            self._tallies[name] = Tally()
+
     def health(self, definition: ServiceDefinition) -> Health:
         return self._tallies.get((definition.namespace, definition.name), Tally()).health
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from agent import definitions
+from agent import drained as draining
 from agent.health import Monitor
 from agent.identity.keeper import Keeper
 from agent.identity.orders import GATE
@@ -14,7 +15,7 @@ from agent.settings import Settings
 from agent.state import StoredIdentity
 from agent.status import InstanceStatus
 from mesh.aio import pause
-from mesh.model import Instance, NodeLocal, ServiceDefinition
+from mesh.model import Health, Instance, NodeLocal, ServiceDefinition
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,30 @@ class Host:
         self._trust_file = settings.trust_file or _system_trust()
         self._stamp: definitions.Stamp | None = None
         self.definitions = definitions.Definitions()
+        self.drained = draining.Drained()
+
+    def load_drained(self) -> None:
+        """What was out of service when the agent ended, still is."""
+        self.drained = draining.load(self._settings.data)
+
+    def drain(self, what: str, now: float) -> None:
+        """Take a service, or with '' the whole host, out of service. It is kept before it counts."""
+        self._keep(self.drained.begin(what, now))
+
+    def undrain(self, what: str) -> None:
+        self._keep(self.drained.end(what))
+
+    def _keep(self, drained: draining.Drained) -> None:
+        draining.save(self._settings.data, drained)
+        self.drained = drained
+
+    def leaving(self, what: str, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:
+        """The instances that a drain of this is about."""
+        return tuple(
+            instance
+            for instance in self.instances(monitor, held)
+            if what in {"", f"{instance.spec.service}.{instance.metadata.namespace}"}
+        )
 
     def load(self) -> bool:
         """Read services.d if it changed. True: it says something else than before."""
@@ -92,10 +117,15 @@ class Host:
 
     def _instance(self, definition: ServiceDefinition, monitor: Monitor) -> Instance:
         settings = self._settings
-        health = monitor.health(definition)
+        health = self._health(definition, monitor)
         return definition.instance_on(
             settings.node, settings.address, health, settings.mtls_port, locality=settings.locality
         )
+
+    def _health(self, definition: ServiceDefinition, monitor: Monitor) -> Health:
+        if self.drained.has(f"{definition.name}.{definition.namespace}"):
+            return "draining"
+        return monitor.health(definition)
 
     def statuses(
         self, monitor: Monitor, keeper: Keeper, refused: "dict[str, str]", *, registered: bool
@@ -110,7 +140,7 @@ class Host:
                 InstanceStatus(
                     service=f"{definition.name}.{definition.namespace}",
                     identity=definition.identity,
-                    health=monitor.health(definition),
+                    health=self._health(definition, monitor),
                     reason=tally.reason if tally else "",
                     registered=refused.get(name) or state,
                 )

@@ -38,6 +38,8 @@ class Registrar:
         self._rng = rng
         self.refused: Mapping[str, str] = {}
         """Instance -> reason, of the last registration."""
+        self.known: tuple[Instance, ...] | None = None
+        """What the control plane was told last; None: nothing yet."""
         self.problem = ""
         """Why the last one did not go through."""
         self._leaving = False
@@ -67,7 +69,7 @@ class Registrar:
             self.problem = str(exc)
             log.error("registration refused", error=str(exc))  # noqa: TRY400 - the reason is the message
             return True
-        self.problem, self.refused = "", dict(answer.refused)
+        self.problem, self.refused, self.known = "", dict(answer.refused), instances
         for name, reason in answer.refused.items():
             log.warning("instance refused", instance=name, reason=reason)
         log.info("registered", instances=len(instances) - len(answer.refused), revision=answer.revision)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from agent import machine, metrics
+from agent.drained import Drained
 from mesh.model.uplink import Rejected, Report, SvidStatus
 
 MAX_PROBLEMS = 100
@@ -53,6 +54,7 @@ class Facts:
     gates: tuple[str, ...] = ()
     controlplanes: tuple[str, ...] = ()
     memory: int = 0
+    drained: Drained = Drained()
     applied_newest: int = 0
     """Newest revision of any range that is in force; the report's is that of the objects alone."""
 
@@ -79,6 +81,7 @@ def report(facts: Facts) -> Report:
         resources=dict(facts.resources),
         held=facts.held,
         started=facts.started,
+        maintenance=facts.drained.host or 0.0,
     )
 
 
@@ -107,6 +110,7 @@ def document(facts: Facts) -> dict[str, Any]:
             for i in facts.instances
         ],
         "runwaySeconds": {name: round(left) for name, left in facts.runways.items()},
+        "drained": msgspec.to_builtins(facts.drained),
         "memoryBytes": facts.memory,
         "uptimeSeconds": round(max(0.0, facts.now - facts.started), 1),
     }

@@ -14,6 +14,7 @@ from agent.admin import AdminError, Command
 from agent.assembly import Assembly
 from agent.envoy.admin import AdminError as EnvoyAdminError
 from agent.explaining import Explainer
+from agent.keeping import Keeping
 from agent.pipeline import Offer
 from agent.planning import Planner
 from agent.scrape import Page
@@ -33,6 +34,7 @@ class Telling:
         self._agent = agent
         self._planner = Planner(self._present, agent.outside.envoy.validate)
         self._explainer = Explainer(self._present)
+        self._keeping = Keeping(agent)
 
     def _present(self) -> Offer | None:
         """What is offered to Envoy now."""
@@ -67,6 +69,7 @@ class Telling:
             gates=agent.gates(),
             controlplanes=agent.controlplanes(),
             memory=_memory(),
+            drained=agent.host.drained,
             applied_newest=agent.runtime.applied_newest if state.applied_digest else 0,
         )
 
@@ -102,6 +105,7 @@ class Telling:
             "judge": self._planner.judge,
             "explain-call": self._explainer.call,
             "explain-answer": self._explainer.answer,
+            **self._keeping.answers(),
         }
 
     async def _config_text(self, _: str) -> str:
@@ -126,7 +130,8 @@ class Telling:
             "release": self._release,
             "reload": self._reload,
             "stop": self._stop,
-            "drain": self._drain,
+            "leave": self._leave,
+            **self._keeping.commands(),
         }
 
     async def _status(self) -> Any:
@@ -162,7 +167,7 @@ class Telling:
         asyncio.get_running_loop().call_soon(self._agent.runtime.post, ev.Stop())
         return {"phase": "draining"}
 
-    async def _drain(self) -> Any:
+    async def _leave(self) -> Any:
         self._agent.runtime.post(ev.Stop(drain=True))
         return {"phase": self._agent.runtime.state.phase}
 

@@ -213,6 +213,8 @@ class Host:
         self._remove_shared_memory()
         with suppress(FileNotFoundError):
             self._options.admin.unlink()
+        for left in self._options.run_dir.glob(HOT_RESTART + "_*"):
+            left.unlink(missing_ok=True)
 
     def _shared_memory(self) -> Path | None:
         base = self._known_base_id()

@@ -104,7 +104,9 @@ def drain(seconds):
     """Deregister, and let what is under way finish. Best effort: the control plane may be away. Bounded."""
     if not Path(AGENT).exists() or not is_active(AGENT_UNIT):
         return "the agent does not run, so nothing was drained"
-    done = call(AGENT, "drain", "--config", AGENT_YAML, check=False, seconds=20)
+    done = call(
+        AGENT, "drain", "--config", AGENT_YAML, "--end", "--timeout", str(seconds), check=False, seconds=seconds + 20
+    )
     if done.returncode:
         return "not drained: " + (done.stderr or done.stdout).strip()[-300:]
     end = time.monotonic() + seconds

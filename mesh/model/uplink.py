@@ -67,6 +67,8 @@ class Report(Frozen, frozen=True, kw_only=True):
     """Why a mass deletion is held back, if one is."""
     started: float = 0.0
     """Unix seconds."""
+    maintenance: float = 0.0
+    """Since when the host is out of service by an operator's word, in Unix seconds; 0: it is not."""
 
 
 class Hello(Frozen, frozen=True, kw_only=True):
@@ -82,8 +84,9 @@ class Ask(Frozen, frozen=True, kw_only=True):
     id: int
     what: str
     """`config`: the proxy's configuration as Envoy tells it. `plan`: what a change would do to it; `judge`: would Envoy
-    take it? `explain-call`, `explain-answer`: what would become of a call (mesh.model.explained)? An agent answers what
-    it does not know with an error."""
+    take it? `explain-call`, `explain-answer`: what would become of a call (mesh.model.explained)? `drain`, `undrain`,
+    `drained`: take the host out of service, put it back, how far is that? An agent answers what it does not know with
+    an error."""
     body: str = ""
     """JSON text. Of `plan` and `judge`: a Proposal. Agents that do not know it pass it over."""
 

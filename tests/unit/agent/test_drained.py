@@ -1,0 +1,70 @@
+"""What is out of service: kept on disk, service by service or the whole host; and the drop-in of a service's unit."""
+
+from pathlib import Path
+
+import pytest
+
+from agent import drained, unithook
+from agent.drained import Drained
+
+CONFIG = Path("/etc/holdfast/agent.yaml")
+
+
+def test_it_survives_a_restart_and_ends_by_a_word(tmp_path):
+    drained.save(tmp_path, Drained().begin("api.shop", 5).begin("", 7))
+    found = drained.load(tmp_path)
+    assert found == Drained(host=7, services={"api.shop": 5})
+    assert found.has("other.shop"), "the host's word counts for all of its services"
+    assert found.end("").has("api.shop"), "and each has its own besides"
+    assert not found.end("").has("other.shop")
+    assert found.end("").end("api.shop") == Drained()
+
+
+def test_what_is_drained_already_stays_so_since_then():
+    assert Drained().begin("", 1).begin("", 9).host == 1
+    assert Drained().begin("a.b", 1).begin("a.b", 9).services == {"a.b": 1}
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff"])
+def test_what_cannot_be_read_drains_nothing(tmp_path, text):
+    (tmp_path / drained.FILE).write_bytes(text)
+    assert drained.load(tmp_path) == Drained()
+
+
+def test_callers_leave_before_the_units_own_commands():
+    text = unithook.render("web", "web.service", 30, ("/bin/web-stop --now",), CONFIG)
+    lines = text.splitlines()
+    stops = [line for line in lines if line.startswith("ExecStop=")]
+    assert stops[0] == "ExecStop="
+    assert "service stop --timeout 30 web" in stops[1]
+    assert stops[2] == "ExecStop=/bin/web-stop --now"
+    assert any(line.startswith("ExecStartPost=-+") and line.endswith("service start web") for line in lines)
+    assert "TimeoutStopSec=120" in lines
+
+
+def test_a_unit_without_commands_of_its_own_keeps_none():
+    text = unithook.render("web", "web.service", 30, (), CONFIG)
+    assert "ExecStop=\n" not in text
+
+
+def test_the_units_own_commands_are_found_and_ours_are_not():
+    text = "# /lib/systemd/system/web.service\n[Service]\nExecStop=/old\nExecStop=\nExecStop = /bin/a \\\n b\n"
+    text += (
+        f"# /etc/systemd/system/web.service.d/{unithook.NAME}\n[Service]\nExecStop=\nExecStop=-+/x service stop web\n"
+    )
+    assert unithook.stops_of(text) == ("/bin/a   b",)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "timeout", "config"),
+    [
+        ("web;rm", "web.service", 30, CONFIG),
+        ("web", "web.timer", 30, CONFIG),
+        ("web", "../web.service", 30, CONFIG),
+        ("web", "web.service", 0, CONFIG),
+        ("web", "web.service", 30, Path("/etc/a b.yaml")),
+    ],
+)
+def test_what_would_break_a_unit_file_is_refused(name, unit, timeout, config):
+    with pytest.raises(unithook.HookError):
+        unithook.render(name, unit, timeout, (), config)
