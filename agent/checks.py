@@ -1,10 +1,15 @@
-"""One health check of a local application: tcp, http or grpc. True, or the reason why not."""
+"""One health check of a local application: tcp, http, grpc or a script. The reason why it is not healthy, or none."""
 
 import asyncio
+import os
+import signal
 from contextlib import suppress
 
 from agent.http import HttpError, Target, status_of
 from mesh.model import HealthCheck, LocalPort, ServiceDefinition
+
+MAX_OUTPUT, MAX_REASON = 4096, 200
+"""Bytes of a script's words that are kept, and characters that are told."""
 
 SERVING = b"\x08\x01"
 """HealthCheckResponse{status: SERVING}, encoded (grpc.health.v1): field 1, varint 1."""
@@ -18,8 +23,10 @@ def port_of(definition: ServiceDefinition, check: HealthCheck) -> LocalPort | No
     return None
 
 
-async def probe(definition: ServiceDefinition, check: HealthCheck) -> str:
+async def probe(definition: ServiceDefinition, check: HealthCheck) -> str:  # noqa: PLR0911 - a table
     """Ask once. '' is healthy; anything else is the reason why not. Never raises for what the application does."""
+    if check.type == "script":
+        return await _script(check)
     port = port_of(definition, check)
     if port is None:
         return f"the health check names port {check.port!r}, which the definition does not have"
@@ -35,6 +42,43 @@ async def probe(definition: ServiceDefinition, check: HealthCheck) -> str:
         return f"no answer within {check.timeout_seconds} s"
     except (OSError, HttpError) as exc:
         return str(exc)
+
+
+async def _script(check: HealthCheck) -> str:
+    """Status 0 is healthy; else its last line is the reason. It and what it started are ended when time is over."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *check.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+    except OSError as exc:
+        return f"{check.command[0]} cannot be run: {exc.strerror}"
+    try:
+        async with asyncio.timeout(check.timeout_seconds):
+            words = await _tail(process)
+            status = await process.wait()
+    except TimeoutError:
+        return f"no verdict within {check.timeout_seconds:g} s"
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    line = words.decode(errors="replace").strip().rpartition("\n")[2][:MAX_REASON]
+    return "" if status == 0 else f"status {status}" + (f": {line}" if line else "")
+
+
+async def _tail(process: asyncio.subprocess.Process) -> bytes:
+    """The end of what it says, however much that is."""
+    assert process.stdout
+    kept = b""
+    while some := await process.stdout.read(MAX_OUTPUT):
+        kept = (kept + some)[-MAX_OUTPUT:]
+    return kept
 
 
 async def _tcp(port: LocalPort, check: HealthCheck) -> str:

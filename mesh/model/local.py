@@ -20,13 +20,18 @@ from mesh.model.checks import (
 from mesh.model.instance import MTLS_PORT, Instance, InstancePort, InstanceSpec
 from mesh.model.service import Protocol
 
+MAX_WORDS, MAX_WORD = 64, 4096
+"""Of a command."""
+
 
 class HealthCheck(Frozen, frozen=True, kw_only=True):
-    type: Literal["tcp", "http", "grpc"] = "tcp"
+    type: Literal["tcp", "http", "grpc", "script"] = "tcp"
     port: int | str = 0
     """Number or name of one of the service's ports; 0: the first."""
     path: str = "/"
     """For http: a 2xx answer is healthy."""
+    command: tuple[str, ...] = ()
+    """For script: a program by its absolute path, and its arguments; status 0 is healthy. Run by the agent's user."""
     interval_seconds: float = 2.0
     timeout_seconds: float = 1.0
     healthy_threshold: int = 1
@@ -35,8 +40,14 @@ class HealthCheck(Frozen, frozen=True, kw_only=True):
     def check(self, where: str, ports: "tuple[LocalPort, ...]") -> Iterator[Violation]:
         if self.port and self.port not in {p.name for p in ports} | {p.port for p in ports}:
             yield Violation(path=f"{where}.port", reason=f"{shown(self.port)} is none of the service's ports")
-        if not ports:
-            yield Violation(path=where, reason="a service without ports cannot be checked")
+        if not ports and self.type != "script":
+            yield Violation(path=where, reason="a service without ports can be checked by a script alone")
+        if self.command and self.type != "script":
+            yield Violation(path=f"{where}.command", reason=f"is for type script, and this is {self.type}")
+        if self.type == "script" and not (self.command and self.command[0].startswith("/")):
+            yield Violation(path=f"{where}.command", reason="is a program by its absolute path, and its arguments")
+        if any("\0" in word or len(word) > MAX_WORD for word in self.command) or len(self.command) > MAX_WORDS:
+            yield Violation(path=f"{where}.command", reason=f"at most {MAX_WORDS} words of {MAX_WORD} characters")
         if not self.path.startswith("/") or not self.path.isprintable() or " " in self.path:
             yield Violation(path=f"{where}.path", reason=f"{shown(self.path)} is not a path: it starts with '/'")
         yield from at(f"{where}.intervalSeconds", number_fault(self.interval_seconds, 0.1, 3600))
