@@ -103,7 +103,8 @@ async def _grpc(port: LocalPort, check: HealthCheck) -> str:
 
     # A pool of its own: a shared one would still be backing off from the failure before.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(f"{port.address}:{port.port}", options=options) as channel:
+    where = f"[{port.address}]:{port.port}" if ":" in port.address else f"{port.address}:{port.port}"
+    async with grpc.aio.insecure_channel(where, options=options) as channel:
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             answer = await ask(b"", timeout=check.timeout_seconds)

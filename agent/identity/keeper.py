@@ -30,6 +30,9 @@ DENIED_AGAIN = 60.0
 
 SOONEST = 1.0
 
+LOOK_SECONDS = 60.0
+"""At the most between looks at the clock: a timer stands still while the host sleeps, and does not see it being set."""
+
 
 class Keeper:
     def __init__(
@@ -79,6 +82,8 @@ class Keeper:
             await self._nudged.wait()
             self._nudged.clear()
             delay = await self._once()
+            if not self.failure:
+                delay = min(delay, LOOK_SECONDS)
             # The machine decides whether that is still wanted then.
             if self._timer is not None:
                 self._timer.cancel()

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from agent import metrics, tls
 from agent.cli import main
-from agent.identity import exchange, process
+from agent.identity import exchange, keeper, process
 from agent.identity.join import JoinError, join, read_token
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
@@ -236,6 +236,28 @@ def test_missing_ones_are_asked_for_and_kept_on_disk(tmp_path):
         kept.wanted = set()
         kept.keeper.forget(kept.wanted)
         assert kept.keeper.held == {}
+
+    asyncio.run(scenario())
+
+
+def test_certificates_are_renewed_at_once_after_the_clock_has_jumped(tmp_path, monkeypatch):
+    """A host that slept, or whose clock was set: nothing but the clock tells."""
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.01)
+
+    async def scenario():
+        clock = Clock()
+        kept = Kept(tmp_path, clock)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            running = group.create_task(kept.keeper.run())
+            kept.keeper.renew()
+            while not kept.ca.asked or kept.due < 3:
+                await asyncio.sleep(0.005)
+            assert len(kept.ca.asked) == 1, "looking costs nothing"
+            clock.now += 20 * HOUR
+            while len(kept.ca.asked) < 2:
+                await asyncio.sleep(0.005)
+            running.cancel()
+        assert set(kept.ca.asked[1]) == {"node", "shop/web"}
 
     asyncio.run(scenario())
 
