@@ -83,6 +83,8 @@ def complaints(item: Document) -> list[str]:
         for r in report.get("rejected") or []
     ]
     lines += [f"{node}: {problem}" for problem in report.get("problems") or []]
+    if report.get("maintenance"):
+        lines.append(f"{node}: out of service (maintenance); `holdfast node undrain {node}` puts it back")
     if report.get("held"):
         lines.append(f"{node}: holds back a mass deletion: {report['held']}")
     return lines

@@ -45,6 +45,8 @@ def test_proxies_that_are_away_or_lost():
 
 def test_what_a_proxy_refused_is_told_with_what_stands_in():
     refused = {"object": "Service shop/api", "reason": "bad regex", "inForce": "deny all"}
+    assert "holdfast node undrain" in complaints(proxy(maintenance=5.0))[0]
+    assert complaints(proxy(maintenance=0.0)) == []
     found = complaints(proxy(rejected=[refused], problems=["p"], held="40 of 50 endpoints"))
     assert "Service shop/api is refused: bad regex (in force: deny all)" in found[0]
     assert len(found) == 3
