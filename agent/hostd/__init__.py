@@ -12,6 +12,7 @@ arming    may capture be in force? armed, confirmed, reverted (pure)
 sessions  did a process come in over an SSH connection that is newer than the arming?
 system    files, users, cgroups, nft
 daemon    the socket and the clock
+cli       `holdfast-agent host` and `holdfast-agent capture`
 client    what the agent and the commands on the host call
 
 What can cut an operator off is kept up by a set element with a timeout, which only the living renew: when nothing

@@ -29,6 +29,8 @@ class Arming:
     until: float = 0.0
     confirmed: str = ""
     """The digest that was confirmed, remembered over boots."""
+    refused: str = ""
+    """The digest that lapsed or was taken out, remembered too: else every start of the helper would arm it anew."""
 
 
 def digest(wanted: Wanted) -> str:
@@ -39,24 +41,35 @@ def digest(wanted: Wanted) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def want(held: Arming, wanted: Wanted, now: float) -> Arming:
+def want(held: Arming, wanted: Wanted, now: float, seconds: float = ARMED_SECONDS) -> Arming:
     """The agent says what it wants; it says so often, and mostly the same."""
     new = digest(wanted)
     if not new:
-        return Arming(confirmed=held.confirmed)
+        return Arming(confirmed=held.confirmed, refused=held.refused)
     if new == held.confirmed:
         return replace(held, state="confirmed", digest=new)
     if new == held.digest and held.state in {"armed", "reverted"}:
         return tick(held, now)
-    return arm(replace(held, digest=new), now)
+    if new == held.refused:
+        return replace(held, state="reverted", digest=new)
+    return arm(replace(held, digest=new), now, seconds)
 
 
-def arm(held: Arming, now: float) -> Arming:
-    return replace(held, state="armed", since=now, until=now + ARMED_SECONDS) if held.digest else held
+def arm(held: Arming, now: float, seconds: float = ARMED_SECONDS) -> Arming:
+    if not held.digest:
+        return held
+    return replace(held, state="armed", since=now, until=now + seconds, refused="")
 
 
 def tick(held: Arming, now: float) -> Arming:
-    return replace(held, state="reverted") if held.state == "armed" and now >= held.until else held
+    if held.state == "armed" and now >= held.until:
+        return replace(held, state="reverted", refused=held.digest)
+    return held
+
+
+def remembered(held: Arming) -> Arming:
+    """What outlives the helper. An arming that nobody confirmed does not: it counts as not confirmed in time."""
+    return Arming(confirmed=held.confirmed, refused=held.digest if held.state == "armed" else held.refused)
 
 
 def confirm(held: Arming, now: float, came: float | None) -> Arming | str:
@@ -66,7 +79,7 @@ def confirm(held: Arming, now: float, came: float | None) -> Arming | str:
         return held
     if held.state != "armed":
         what = "was not confirmed in time and is undone" if held.state == "reverted" else "is not asked for"
-        return f"capture {what}; `holdfast-agent capture arm` puts it in force again for {ARMED_SECONDS:.0f} s"
+        return f"capture {what}; `holdfast-agent capture arm` puts it in force again, for a while"
     if came is not None and came <= held.since:
         return "this SSH connection is older than the capture and proves nothing: open a new one and confirm there"
     return replace(held, state="confirmed", confirmed=held.digest)
@@ -74,4 +87,4 @@ def confirm(held: Arming, now: float, came: float | None) -> Arming | str:
 
 def off(held: Arming) -> Arming:
     """An operator's word: out of force, and not remembered, until it is armed again."""
-    return replace(held, state="reverted" if held.digest else "none", confirmed="")
+    return replace(held, state="reverted" if held.digest else "none", confirmed="", refused=held.digest)

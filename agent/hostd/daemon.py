@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class DeniedError(Exception):
 class Keeper:
     """What is wanted on this host, and the keeping of it."""
 
-    def __init__(self, places: Places, spared: Spared) -> None:
-        self._places, self._spared = places, spared
+    def __init__(self, places: Places, spared: Spared, seconds: float) -> None:
+        self._places, self._spared, self._seconds = places, spared, seconds
         self._wanted, self._arming = system.restore(places)
         self._resolved: tuple[Resolved, ...] = ()
         self._stamps: tuple[int, ...] = ()
@@ -50,12 +51,12 @@ class Keeper:
     def begin(self, now: float) -> None:
         """At boot: as it was, before the network's services come up. Nothing is made on a host that never asked."""
         if self._wanted != Wanted():
-            self._arming = arming.want(self._arming, self._wanted, now)
+            self._arming = arming.want(self._arming, self._wanted, now, self._seconds)
             self._put(now)
 
     def want(self, wanted: Wanted, now: float) -> None:
         was = (self._wanted, self._arming.state, self._arming.digest)
-        self._wanted, self._arming, self._clean = wanted, arming.want(self._arming, wanted, now), False
+        self._wanted, self._arming, self._clean = wanted, arming.want(self._arming, wanted, now, self._seconds), False
         if (self._wanted, self._arming.state, self._arming.digest) != was or self._problems or not self._mark:
             self._save()
             self._put(now)
@@ -81,7 +82,8 @@ class Keeper:
         if self._turns % LOOK_TURNS:
             return
         if not self._mark or not system.is_loaded(self._mark):
-            _say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
+            if self._mark:
+                _say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
             self._put(now)
         elif self._arming.state == "confirmed" and self.alive():
             self._nft(ruleset.renew())
@@ -97,20 +99,27 @@ class Keeper:
         system.write_hosts(self._places.hosts, ())
         with suppress(NftError):
             system.load_rules(ruleset.remove())
-        (self._places.state / "wanted.json").unlink(missing_ok=True)
+        (self._places.state / system.STATE_FILE).unlink(missing_ok=True)
         self._problems = ()
 
     def alive(self) -> bool:
-        """The agent listens on its socket, Envoy where traffic is sent to."""
+        """The agent and Envoy answer (a stopped process still listens), and Envoy listens where traffic is sent to."""
         needed = {caller.port for caller in self._wanted.callers} if self._wanted.outbound else set()
         needed |= {self._spared.mtls_port} if self._wanted.inbound else set()
-        return system.listens(self._places.agent_socket) and needed <= system.listening_ports()
+        return (
+            needed <= system.listening_ports()
+            and system.answers(self._places.agent_socket, b'{"do":"ping"}\n')
+            and system.answers(self._places.envoy_socket, b"GET /ready HTTP/1.0\r\n\r\n", b"LIVE")
+        )
 
     def confirm(self, now: float, came: float | None) -> None:
         new = arming.confirm(self._arming, now, came)
         if isinstance(new, str):
             raise DeniedError(new)
         self.move(new, now)
+
+    def arm(self, now: float) -> None:
+        self.move(arming.arm(self._arming, now, self._seconds), now)
 
     @property
     def arming(self) -> Arming:
@@ -145,14 +154,17 @@ class Keeper:
         """Rules first, then names: a name never leads past the redirection."""
         self._resolved, problems = system.resolve(self._wanted.callers, self._places.cgroups)
         self._stamps = system.stamps(self._resolved, self._places.cgroups)
-        text = self._render("v_0", now)
-        mark = "v_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+        self._spared = replace(self._spared, ssh_ports=system.ssh_ports())
         try:
-            system.load_rules(self._render(mark, now))
-            self._mark = mark
+            self._mark = self._load(now)
         except NftError as exc:
-            self._mark = ""
-            problems = (*problems, f"{exc}; names are not written, since they would lead past the mesh")
+            self._mark, text = "", f"{exc}; names are not written, since they would lead past the mesh"
+            if any(resolved.cgroups for resolved in self._resolved):
+                # A unit that stopped meanwhile, or a kernel that knows no cgroups: users are redirected all the same.
+                self._resolved = tuple(replace(resolved, cgroups=()) for resolved in self._resolved)
+                with suppress(NftError):
+                    self._mark, text = self._load(now), f"{exc}; nobody is recognised by unit"
+            problems = (*problems, text)
         try:
             system.write_hosts(self._places.hosts, self._wanted.names if self._mark else ())
         except OSError as exc:
@@ -161,6 +173,11 @@ class Keeper:
             if problem not in self._problems:
                 _say(problem)
         self._problems = problems
+
+    def _load(self, now: float) -> str:
+        mark = "v_" + hashlib.sha256(self._render("v_0", now).encode()).hexdigest()[:12]
+        system.load_rules(self._render(mark, now))
+        return mark
 
     def _render(self, mark: str, now: float) -> str:
         text = ruleset.render(self._wanted, self._resolved, self._arming, self._spared, mark)
@@ -255,7 +272,7 @@ class Server:
     def _arm(self, _body: Any, _pid: int, now: float) -> dict[str, Any]:
         if not self._keeper.arming.digest:
             raise DeniedError("no capture is asked for; see `capture` in agent.yaml")
-        self._keeper.move(arming.arm(self._keeper.arming, now), now)
+        self._keeper.arm(now)
         return self._keeper.answer(now)
 
     def _off(self, _body: Any, _pid: int, now: float) -> dict[str, Any]:
@@ -268,9 +285,10 @@ class Server:
 
 
 def _read(link: socket.socket) -> bytes:
-    link.settimeout(READ_SECONDS)
     raw = bytearray()
+    deadline = time.monotonic() + READ_SECONDS
     while not raw.endswith(b"\n"):
+        link.settimeout(max(0.001, deadline - time.monotonic()))
         some = link.recv(65536)
         if not some or len(raw) + len(some) > MAX_LINE_BYTES:
             raise DeniedError("one line of JSON is expected")
@@ -303,30 +321,39 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _parse(arguments: list[str]) -> tuple[Places, Spared, str]:
+def _parse(arguments: list[str]) -> tuple[Places, Spared, str, float]:
     parser = argparse.ArgumentParser(prog="agent.hostd.daemon", description="The agent's privileged helper.")
     usual = Places()
     parser.add_argument("--hosts", type=Path, default=usual.hosts)
     parser.add_argument("--state-dir", type=Path, default=usual.state)
     parser.add_argument("--socket", type=Path, default=usual.socket)
     parser.add_argument("--agent-socket", type=Path, default=usual.agent_socket)
+    parser.add_argument("--envoy-socket", type=Path, default=usual.envoy_socket, help="Envoy's admin socket")
     parser.add_argument("--agent-user", default="holdfast", help="who may say what is wanted, besides root")
+    seconds = arming.ARMED_SECONDS
+    parser.add_argument("--confirm-seconds", type=float, default=seconds, help="how long capture waits for `confirm`")
     parser.add_argument("--mtls-port", type=int, default=Spared.mtls_port)
     parsed = parser.parse_args(arguments)
-    places = Places(parsed.hosts, parsed.state_dir, parsed.socket, parsed.agent_socket, usual.cgroups)
-    return places, Spared(system.ssh_ports(), parsed.mtls_port), parsed.agent_user
+    places = Places(
+        hosts=parsed.hosts,
+        state=parsed.state_dir,
+        socket=parsed.socket,
+        agent_socket=parsed.agent_socket,
+        envoy_socket=parsed.envoy_socket,
+    )
+    return places, Spared(mtls_port=parsed.mtls_port), parsed.agent_user, parsed.confirm_seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Keep until told to stop. Names and redirection stay then; capture lapses by itself (SIGTERM: an upgrade)."""
-    places, spared, user = _parse(sys.argv[1:] if arguments is None else arguments)
+    places, spared, user, seconds = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         account = pwd.getpwnam(user)
         uid, gid = account.pw_uid, account.pw_gid
     except KeyError:
         _say(f"this host has no user {user}: only root is listened to")
         uid, gid = 0, 0
-    keeper = Keeper(places, spared)
+    keeper = Keeper(places, spared, seconds)
     keeper.begin(_now())
     server = Server(keeper, uid)
     stop, wake = socket.socketpair()

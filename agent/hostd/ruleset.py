@@ -2,6 +2,7 @@
 
     names    nat, output      virtual addresses (and captured ranges) -> the caller's own listener on 127.0.0.1
     refuse   filter, output   what is left of 127.64.0.0/10, and who reaches a listener without having been redirected
+    outside  filter, input    neighbours reach neither virtual addresses nor listeners
     closed   filter, input    opt-in: the applications' own ports, but for loopback
 
 Opt-in rules ask the set `alive` first. Its one element has a timeout and is renewed by the helper alone, while agent
@@ -9,6 +10,7 @@ and Envoy answer; with helper, agent and Envoy all killed, the kernel drops the 
 """
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, collapse_addresses
 
 from agent.hostd.arming import Arming
 from agent.hostd.wanted import VIRTUAL, Caller, Wanted
@@ -16,6 +18,9 @@ from agent.hostd.wanted import VIRTUAL, Caller, Wanted
 TABLE = "inet holdfast"
 ALIVE_SECONDS = 15
 """How long capture outlives whoever renews it: longer than an agent's restart takes."""
+
+NOT_NEW = "tcp flags & (fin | syn | rst | ack) != syn"
+"""Where no table tracked connections before ours, those that are open look new to it: only a handshake is one."""
 
 _DNS_DHCP = (53, 67, 68, 546, 547)
 
@@ -49,6 +54,7 @@ def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared
         "  set alive { type inet_proto; flags timeout; }",
         *_names(wanted, callers, spared, capturing=capturing),
         *_refuse(wanted, callers, arming, spared, capturing=capturing),
+        *_outside(callers),
         *(_closed(wanted, arming, spared) if capturing else ()),
         "}",
     ]
@@ -79,12 +85,12 @@ def _names(wanted: Wanted, callers: tuple[Resolved, ...], spared: Spared, *, cap
         f"    ip daddr {VIRTUAL} goto virtual",
     ]
     if capturing and wanted.outbound:
-        lines += [*_exempt(wanted, spared), f"    ip daddr {_set(wanted.outbound.ranges)} goto captured"]
+        lines += [*_exempt(wanted, spared), f"    ip daddr {_networks(wanted.outbound.ranges)} goto captured"]
     lines += ["  }", "  chain virtual {"]
     lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
     lines += ["  }"]
     if capturing and wanted.outbound:
-        lines += ["  chain captured {", "    meta l4proto != @alive return"]
+        lines += ["  chain captured {", "    meta l4proto != @alive return", f"    {NOT_NEW} return"]
         lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
         lines += ["  }"]
     return lines
@@ -105,13 +111,26 @@ def _refuse(
         lines.append(f"    {listeners} ct status & dnat == 0 counter reject with tcp reset")
     if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and arming.state == "confirmed":
         lines += _exempt(wanted, spared)
-        lines.append(f"    ip daddr {_set(wanted.outbound.ranges)} meta l4proto tcp goto unserved")
+        lines.append(f"    ip daddr {_networks(wanted.outbound.ranges)} meta l4proto tcp goto unserved")
     lines.append("  }")
     if any("goto unserved" in line for line in lines):
-        lines += ["  chain unserved {", "    ct state established,related accept", "    meta l4proto @alive accept"]
+        lines += ["  chain unserved {", f"    {NOT_NEW} accept", "    meta l4proto @alive accept"]
         lines += [f"    {who} counter reject with tcp reset" for who, _ in _who(callers)]
         lines += ["  }"]
     return lines
+
+
+def _outside(callers: tuple[Resolved, ...]) -> list[str]:
+    """Where `route_localnet` is on (kube-proxy does that), neighbours reach loopback addresses: not these."""
+    ports = sorted({resolved.caller.port for resolved in callers})
+    listeners = [f'    iifname != "lo" ip daddr 127.0.0.0/8 tcp dport {_set(ports)} counter drop'] if ports else []
+    return [
+        "  chain outside {",
+        "    type filter hook input priority 0; policy accept;",
+        f'    iifname != "lo" ip daddr {VIRTUAL} counter drop',
+        *listeners,
+        "  }",
+    ]
 
 
 def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
@@ -126,7 +145,7 @@ def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
         "  chain closed {",
         "    type filter hook input priority 0; policy accept;",
         '    iifname "lo" accept',
-        "    ct state established,related accept",
+        f"    {NOT_NEW} accept",
         f"    tcp dport {_set(ports)} {'' if always else 'meta l4proto @alive '}counter reject with tcp reset",
         "  }",
     ]
@@ -135,14 +154,20 @@ def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
 def _exempt(wanted: Wanted, spared: Spared) -> list[str]:
     """What never goes through the mesh: this host itself, SSH, DNS, DHCP, metadata, and what the agent lives from."""
     assert wanted.outbound is not None
-    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", *wanted.outbound.exempt)
+    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4")
     ports = sorted({*spared.ssh_ports, 22, spared.mtls_port, *_DNS_DHCP})
     return [
         "    fib daddr type { local, broadcast, multicast } return",
         *(f"    ip daddr {network} return" for network in networks),
+        *(f"    {_destination(exempt)} return" for exempt in wanted.outbound.exempt),
         f"    tcp dport {_set(ports)} return",
         f"    tcp sport {_set(sorted({*spared.ssh_ports, 22}))} return",
     ]
+
+
+def _destination(exempt: str) -> str:
+    host, colon, port = exempt.partition(":")
+    return " ".join(([f"ip daddr {host}"] if host else []) + ([f"tcp dport {port}"] if colon else []))
 
 
 def _who(callers: tuple[Resolved, ...]) -> list[tuple[str, int]]:
@@ -155,5 +180,10 @@ def _who(callers: tuple[Resolved, ...]) -> list[tuple[str, int]]:
     return found + [(f"meta skuid {uid}", r.caller.port) for r in callers for uid in r.uids]
 
 
-def _set(values: tuple[str, ...] | tuple[int, ...] | list[int]) -> str:
+def _networks(ranges: tuple[str, ...]) -> str:
+    """A set in which one range holds another is refused by nft."""
+    return _set([str(network) for network in collapse_addresses(IPv4Network(text) for text in ranges)])
+
+
+def _set(values: tuple[str, ...] | tuple[int, ...] | list[int] | list[str]) -> str:
     return "{ " + ", ".join(str(value) for value in values) + " }"

@@ -1,17 +1,19 @@
 """The helper's hands: nft, /etc/hosts, users, units, what listens, and what it remembers."""
 
+import errno
 import json
 import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agent.hostd.arming import Arming
+from agent.hostd.arming import Arming, remembered
 from agent.hostd.block import rewrite
 from agent.hostd.ruleset import TABLE, Resolved
 from agent.hostd.sessions import Process, parse
@@ -19,7 +21,9 @@ from agent.hostd.wanted import Caller, Name, RefusedError, Wanted, encode
 from agent.hostd.wanted import parse as parse_wanted
 
 NFT_SECONDS = 10.0
-_LISTEN, _UNIX_LISTENS = "0A", 0x10000
+STATE_FILE = "wanted.json"
+ANSWER_SECONDS = 1.0
+_LISTEN = "0A"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Places:
     state: Path = Path("/var/lib/holdfast-host")
     socket: Path = Path("/run/holdfast-host/host.sock")
     agent_socket: Path = Path("/run/holdfast/agent.sock")
+    envoy_socket: Path = Path("/run/holdfast-envoy/envoy.sock")
     cgroups: Path = Path("/sys/fs/cgroup")
 
 
@@ -55,8 +60,16 @@ def is_loaded(mark: str) -> bool:
     return True
 
 
+def has_nft() -> bool:
+    return _which_nft() is not None
+
+
+def _which_nft() -> str | None:
+    return shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
 def _nft(arguments: list[str], text: str = "") -> None:
-    found = shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    found = _which_nft()
     if found is None:
         raise NftError("this host has no nft; install the package nftables")
     try:
@@ -95,16 +108,49 @@ def replace_file(path: Path, text: bytes, mode: int = 0o644) -> None:
                 held = path.stat()
                 mode = held.st_mode & 0o7777
                 os.fchown(file.fileno(), held.st_uid, held.st_gid)
+                _copy_attributes(path, temporary)
             os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
-        if exc.errno not in {16, 18}:  # EBUSY, EXDEV: it is a mount
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if exc.errno not in {errno.EBUSY, errno.EXDEV}:  # it is a mount
             raise
-        path.write_bytes(text)
+        _write_in_place(path, text)
+
+
+def _write_in_place(path: Path, text: bytes) -> None:
+    """Shortened last, and put back if the disk is full: what others wrote there is never lost."""
+    with path.open("r+b", buffering=0) as file:
+        before = file.read()
+        for attempt in (text, before):
+            file.seek(0)
+            try:
+                _write_all(file.fileno(), attempt)
+            except OSError:
+                if attempt is before:
+                    raise
+                continue
+            file.truncate(len(attempt))
+            if attempt is before:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(descriptor, text) :]
+
+
+def _copy_attributes(source: Path, target: Path) -> None:
+    """SELinux gives /etc/hosts a type of its own, without which others may not read it."""
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            with suppress(OSError):
+                os.setxattr(target, name, os.getxattr(source, name))
 
 
 def resolve(callers: Iterable[Caller], cgroups: Path) -> tuple[tuple[Resolved, ...], tuple[str, ...]]:
@@ -171,29 +217,27 @@ def look(pid: int) -> Process | None:
 
 def listening_ports() -> frozenset[int]:
     """TCP ports on which somebody on this host listens."""
-    ports = set()
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError):
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN:
-                    ports.add(int(fields[1].rpartition(":")[2], 16))
-    return frozenset(ports)
+    return frozenset(port for _, port, state in _sockets() if state == _LISTEN)
 
 
-def listens(socket: Path) -> bool:
-    """Does a process listen on this unix socket? A file that a dead one left behind does not count."""
-    with suppress(OSError):
-        for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
-            fields = line.split()
-            if len(fields) > 7 and fields[7] == str(socket) and int(fields[3], 16) & _UNIX_LISTENS:
-                return True
+def answers(path: Path, question: bytes, holds: bytes = b"") -> bool:
+    """Does somebody answer on this unix socket, and soon?"""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(ANSWER_SECONDS)
+        link.connect(str(path))
+        link.sendall(question)
+        said = b""
+        while some := link.recv(4096):
+            said += some
+            if holds in said or len(said) > 65536:
+                break
+        return bool(said) and holds in said
     return False
 
 
 def ssh_ports() -> tuple[int, ...]:
-    """Where sshd listens, by its own word; 22 always."""
-    ports = {22}
+    """Where sshd listens: by what its processes hold now, by its settings, by its socket unit; 22 always."""
+    ports = {22, *_held_by_sshd()}
     found = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     with suppress(OSError, subprocess.TimeoutExpired):
         if found:
@@ -206,20 +250,41 @@ def ssh_ports() -> tuple[int, ...]:
     return tuple(sorted(ports))
 
 
+def _held_by_sshd() -> set[int]:
+    """Local ports of all sockets of all processes named sshd, which open connections are too."""
+    inodes: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "comm").read_text().strip() in {"sshd", "sshd-session", "dropbear"}:
+                for descriptor in (process / "fd").iterdir():
+                    with suppress(OSError):
+                        inodes.add(str(descriptor.readlink()))
+    return {port for inode, port, _ in _sockets() if f"socket:[{inode}]" in inodes}
+
+
+def _sockets() -> Iterator[tuple[str, int, str]]:
+    """Inode, local port and state of every TCP socket."""
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                yield fields[9], int(fields[1].rpartition(":")[2], 16), fields[3]
+
+
 # --- what is remembered over boots ---
 
 
 def save(places: Places, wanted: Wanted, arming: Arming) -> None:
     places.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    body = {"wanted": encode(wanted), "arming": asdict(arming)}
-    replace_file(places.state / "wanted.json", json.dumps(body).encode(), 0o600)
+    body = {"wanted": encode(wanted), "arming": asdict(remembered(arming))}
+    replace_file(places.state / STATE_FILE, json.dumps(body).encode(), 0o600)
 
 
 def restore(places: Places) -> tuple[Wanted, Arming]:
     """What was wanted last; nothing if that cannot be read. Of an arming only the confirmation outlives a boot."""
     try:
-        body = json.loads((places.state / "wanted.json").read_text())
-        confirmed = body["arming"]["confirmed"]
-        return parse_wanted(body["wanted"]), Arming(confirmed=confirmed if isinstance(confirmed, str) else "")
+        body = json.loads((places.state / STATE_FILE).read_text())
+        held = body["arming"]
+        return parse_wanted(body["wanted"]), Arming(confirmed=str(held["confirmed"]), refused=str(held["refused"]))
     except (OSError, ValueError, KeyError, TypeError, RefusedError):
         return Wanted(), Arming()

@@ -53,7 +53,7 @@ class Outbound:
     ranges: tuple[str, ...]
     """IPv4 networks."""
     exempt: tuple[str, ...] = ()
-    """Networks in them that do not: the control plane's and the gates' addresses, at least."""
+    """What of them does not, at least the control plane and the gates: `10.0.0.0/24`, `10.0.0.5:2379`, `:2379`."""
     on_failure: OnFailure = "open"
 
 
@@ -150,7 +150,7 @@ def _caller(raw: object, path: str, faults: list[Fault]) -> Caller:
 def _outbound(raw: object, faults: list[Fault]) -> Outbound:
     body = _fields(raw, "outbound", {"ranges", "exempt", "on_failure"}, faults)
     ranges = _networks(body.get("ranges"), "outbound.ranges", faults)
-    exempt = _networks(body.get("exempt"), "outbound.exempt", faults)
+    exempt = _exempts(body.get("exempt"), "outbound.exempt", faults)
     if not ranges:
         faults.append(Fault("outbound.ranges", "name at least one network"))
     return Outbound(ranges, exempt, _on_failure(body, "outbound", faults))
@@ -226,6 +226,20 @@ def _networks(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
             found.append(str(ipaddress.IPv4Network(item) if isinstance(item, str) else _fail()))
         except ValueError as exc:
             faults.append(Fault(where, f"{_shown(item)} is not an IPv4 network: {exc}"))
+    return tuple(found)
+
+
+def _exempts(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
+    found = []
+    for item, where in _items(raw, path, MAX_EACH, faults):
+        host, colon, port = item.partition(":") if isinstance(item, str) else ("", "", "")
+        number = _port(int(port), where, faults) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
+        if colon and not number:
+            faults.append(Fault(where, f"{_shown(item)} is not <address>:<port>"))
+        elif not colon or host:
+            found += [f"{network}{colon}{port}" for network in _networks([host], where, faults)]
+        else:
+            found.append(f":{number}")
     return tuple(found)
 
 

@@ -53,5 +53,7 @@ def test_an_operator_takes_it_out_and_it_stays_out():
     assert isinstance(confirmed, Arming)
     out = arming.off(confirmed)
     assert arming.want(out, FIRST, 300.0).state == "reverted"
-    assert arming.want(Arming(confirmed=out.confirmed), FIRST, 3.0).state == "armed"
+    assert arming.want(arming.remembered(out), FIRST, 3.0).state == "reverted"
+    assert arming.arm(arming.want(arming.remembered(out), FIRST, 3.0), 4.0).state == "armed"
+    assert arming.want(arming.remembered(armed()), FIRST, 3.0).state == "reverted"  # a helper that crashes arms once
     assert arming.want(confirmed, Wanted(), 300.0).state == "none"

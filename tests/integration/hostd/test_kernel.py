@@ -1,0 +1,144 @@
+"""The helper against a real kernel: who reaches what, what lapses by itself, and what stays when others meddle."""
+
+import os
+import shutil
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from agent.hostd.client import HostError
+from agent.hostd.wanted import Caller, Name, Wanted
+from tests.integration.hostd.hosts import Host, can_make_namespaces, until
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        shutil.which("nft") is None or not can_make_namespaces(), reason="needs root, nftables and network namespaces"
+    ),
+]
+
+API, VIP = Name("api.shop.mesh", "127.64.3.7"), "127.64.3.7"
+WEB = Caller("shop/web", 15101, users=("daemon",))
+BATCH = Caller("shop/batch", 15102, users=("games",))
+CALLERS = Wanted((API,), (WEB, BATCH))
+
+
+DATAGRAM = """
+import socket
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+link.settimeout(3)
+try:
+    link.sendto(b"x", ("127.64.3.7", 53))
+    link.recv(1)
+except OSError as exc:
+    print(type(exc).__name__)
+"""
+
+
+@pytest.fixture
+def host(tmp_path):
+    os.chmod(tmp_path, 0o755)  # noqa: PTH101
+    with ExitStack() as stack:
+        host = Host(tmp_path, stack)
+        yield host
+
+
+def test_each_user_reaches_its_own_listener_and_nobody_else_any(host):
+    host.mesh(15101, 15102)
+    host.peers("tcp:0.0.0.0:8080")  # an application that holds every address
+    host.start_helper()
+    answer = host.apply(CALLERS)
+    assert answer == {"applied": True, "problems": [], "capture": "none"}
+    assert f"{VIP} api.shop.mesh" in host.hosts.read_text()
+
+    assert host.call(VIP, 8080, user="daemon") == "127.0.0.1:15101"
+    assert host.call(VIP, 8080, user="games") == "127.0.0.1:15102"
+    assert host.call(VIP, 8080, user="nobody") == "ConnectionRefusedError"
+    assert host.call(VIP, 8080, user="root") == "ConnectionRefusedError"
+    for user in ("daemon", "nobody", "root"):  # past the redirection, nobody
+        assert host.call("127.0.0.1", 15101, user=user) == "ConnectionRefusedError"
+    assert host.call("127.0.0.1", 8080, user="daemon") == "0.0.0.0:8080"
+    assert host.run("/usr/bin/python3", "-c", DATAGRAM).strip() == "PermissionError"  # refused at once, not lost
+
+
+def test_a_unit_is_told_by_its_cgroup_and_counts_more_than_its_user(host):
+    root = next(
+        (r for r in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")) if (r / "cgroup.procs").exists()), None
+    )
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no cgroup v2 that may be written")
+    unit = f"hostd-{uuid.uuid4().hex[:8]}.service"
+    group = root / "system.slice" / unit
+    made = [path for path in (group.parent, group) if not path.exists()]
+    host.mesh(15101, 15102)
+    host.start_helper()
+    # Not there yet: no fault, and the user is known all the same.
+    wanted = Wanted((API,), (WEB, Caller("shop/batch", 15102, units=(unit,))))
+    assert host.apply(wanted)["applied"] is True
+    assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"
+    try:
+        for path in made:
+            path.mkdir()
+        assert host.ask("ready", unit)["problems"] == []
+        assert host.call(VIP, 80, user="daemon", within=str(group)) == "127.0.0.1:15102"
+        assert host.call(VIP, 80, user="nobody", within=str(group)) == "127.0.0.1:15102"
+        group.rmdir()
+        group.mkdir()  # as a restart does: another inode
+        until(lambda: host.call(VIP, 80, user="nobody", within=str(group)) == "127.0.0.1:15102", "it is seen anew")
+        assert host.call(VIP, 80, user="nobody") == "ConnectionRefusedError"
+    finally:
+        for path in reversed(made):
+            if path.exists():
+                path.rmdir()
+
+
+def test_a_ruleset_that_another_flushed_is_back_soon(host):
+    host.mesh(15101, 15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    host.run("nft", "flush", "ruleset")
+    until(lambda: host.call(VIP, 80, user="daemon") == "127.0.0.1:15101", "redirected again")
+
+
+def test_a_foreign_firewall_that_drops_all_it_does_not_know_stays_and_agrees(host):
+    foreign = """
+        table inet firewall {
+          chain in { type filter hook input priority 0; policy drop; iif lo accept; ct state established accept; }
+          chain out { type filter hook output priority 0; policy accept; }
+        }
+        table ip nat {
+          chain OUTPUT { type nat hook output priority -100; ip daddr 10.9.9.9 dnat to 127.0.0.1; }
+        }
+    """.replace("; }", "\n }")
+    host.run("nft", "-f", "-", text=foreign)
+    before = host.run("nft", "-s", "list", "ruleset")
+    host.mesh(15101, 15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"
+    assert host.call(VIP, 80, user="nobody") == "ConnectionRefusedError"
+    host.ask("clean")
+    assert host.run("nft", "-s", "list", "ruleset") == before
+    assert host.hosts.read_text() == "127.0.0.1 localhost\n"
+
+
+def test_a_helper_that_starts_again_knows_what_was_wanted(host):
+    host.mesh(15101, 15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    host.helper.kill()
+    host.helper.wait()
+    assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"  # the kernel needs no helper
+    host.run("nft", "flush", "ruleset")  # as a boot does
+    host.start_helper()
+    assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"
+
+
+def test_what_nobody_may_ask_for_changes_nothing(host):
+    host.start_helper()
+    with pytest.raises(HostError, match=r"names\[0\]\.address"):
+        host.ask("apply", {"names": [{"name": "api.shop.mesh", "address": "10.0.0.1"}]})
+    assert host.run("nft", "list", "ruleset") == ""
+    assert host.hosts.read_text() == "127.0.0.1 localhost\n"
