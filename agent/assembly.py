@@ -10,20 +10,24 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
+from agent import capture, kept, metrics, notify, redirect, tls
 from agent import events as ev
-from agent import kept, metrics, notify, tls
 from agent.envoy.admin import AdminError, ServerInfo
 from agent.envoy.process import EnvoyState
 from agent.health import Monitor
 from agent.host import Host
+from agent.hostd.wanted import Wanted
 from agent.identity.join import Exchange
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
-from agent.pipeline import Pipeline, in_force
+from agent.pipeline import Offer, Pipeline, in_force
+from agent.redirector import Redirector
 from agent.register import Registrar
 from agent.runtime import Runtime
 from agent.saver import Saver
@@ -87,7 +91,7 @@ class Assembly:
         self.started = outside.clock()
         self.counters = metrics.Counters()
         self.disk = Disk(settings.data)
-        self.host = Host(settings)
+        self.host = Host(settings, outside.clock)
         self.pipeline = Pipeline()
         self.runtime = Runtime(self.pipeline, self, outside.envoy.validate, self.counters)
         post, rng = self.runtime.post, outside.rng
@@ -122,6 +126,7 @@ class Assembly:
         self.saver = Saver(self.disk.worlds, self._stored_world, self.counters)
         self.controlplane = ControlPlane(self.controlplanes, self._tls, rng=rng)
         self.registrar = Registrar(self.controlplane, self._instances, on_registered=self._registered, rng=rng)
+        self.redirector = Redirector(Path(settings.capture.socket), self._offer, self.report)
         self.monitor: Monitor | None = None
         self.store: Store | None = None
         self.store_problem = "not followed yet"
@@ -134,6 +139,7 @@ class Assembly:
         self._exit = asyncio.Event()
         self._joined_event = asyncio.Event()
         self._connected_as: tuple[object, object] = (None, None)
+        self._redirected_for = b""
         self._interested: tuple[tuple[object, ...], frozenset[ServiceRef]] | None = None
 
     def connect(self, report: Callable[[], Report], answers: Answers) -> None:
@@ -154,7 +160,7 @@ class Assembly:
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.xds.run, self.supervisor.run, self.joiner.run, self.keeper.run, self.watch.run, self.saver.run,
             self.registrar.run, self.runtime.compiles, self.runtime.warms, self.runtime.searches, self._look_at_disk,
-            *extra,
+            self.redirector.run, *extra,
         ]  # fmt: skip
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -364,7 +370,19 @@ class Assembly:
         return ev.WorldChanged(Revision(world.revision), live=False)
 
     def publish(self, snapshot: Snapshot) -> None:
-        self.xds.publish(snapshot)
+        """As soon as nobody is redirected to what it does not have any more."""
+        offer = self.pipeline.offer(snapshot.digest)
+        assert offer is not None
+        self.redirector.post(redirect.Offered(snapshot.digest, self._redirected(offer)))
+
+    def _offer(self, digest: bytes) -> None:
+        if offer := self.pipeline.offer(digest):
+            self.xds.publish(offer.snapshot)
+
+    def _redirected(self, offer: Offer) -> Wanted:
+        places = (*self.gates(), *(urlsplit(url).netloc for url in self.controlplanes()))
+        hosts = [place.rpartition(":")[0] or place for place in places]
+        return capture.wanted(offer.local, offer.snapshot, self.settings.capture, hosts)
 
     async def warming(self) -> int | None:
         if not self.supervisor.live:
@@ -399,6 +417,10 @@ class Assembly:
         self.saver.request()
 
     def report(self) -> None:
+        applied = self.runtime.state.applied_digest
+        if applied != self._redirected_for and (offer := self.pipeline.offer(applied)):
+            self._redirected_for = applied
+            self.redirector.post(redirect.InForce(self._redirected(offer)))
         if self.uplink is not None:
             self.uplink.changed()
 

@@ -8,6 +8,7 @@ import structlog
 
 from agent import definitions
 from agent import drained as draining
+from agent import places as placing
 from agent.health import Monitor
 from agent.identity.keeper import Keeper
 from agent.identity.orders import GATE
@@ -36,9 +37,17 @@ def _system_trust() -> str:
     return next((place for place in _TRUST if Path(place).is_file()), _TRUST[0])
 
 
+def _ports(settings: Settings) -> set[int]:
+    """On which agent and Envoy listen themselves."""
+    places = [settings.scrape, settings.gate.listen if settings.gate else ""]
+    numbers = [place.rpartition(":")[2] for place in places]
+    return {settings.mtls_port, *(int(number) for number in numbers if number.isdecimal())}
+
+
 class Host:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._settings = settings
+        self.places = placing.Places(settings.data, clock)
         self._folder = Path(settings.services_dir)
         self._trust_file = settings.trust_file or _system_trust()
         self._stamp: definitions.Stamp | None = None
@@ -75,6 +84,7 @@ class Host:
             return False
         self._stamp = stamp
         loaded = definitions.load(self._folder)
+        self.places.give(loaded.good, _ports(self._settings))
         before, self.definitions = self.definitions, loaded
         for problem in loaded.problems:
             if problem not in before.problems:
@@ -108,6 +118,9 @@ class Host:
             access_log=settings.access_log,
             locality=settings.locality,
             trust_file=self._trust_file,
+            virtual=self.places.addresses(),
+            capture_ports=self.places.ports(),
+            capture_outbound=settings.capture.outbound is not None,
         )
 
     def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from agent import capture
+from agent.capture import CaptureSettings
 from mesh import codec
 from mesh.model import MTLS_PORT, Frozen, GateSpec, Violation
 
@@ -66,6 +68,8 @@ class Settings(Frozen, frozen=True, kw_only=True):
     trust_file: str = ""
     """Roots in PEM for servers outside of the mesh. Empty: those that the operating system trusts."""
     envoy: EnvoySettings = EnvoySettings()
+    capture: CaptureSettings = CaptureSettings()
+    """Calls by name need none of it but the socket; the rest is for those who want more to go through the proxy."""
     gate: GateSpec | None = None
     """Set on hosts that stand in front of etcd."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -153,7 +157,8 @@ def check(settings: Settings) -> tuple[Violation, ...]:
         faults.append(("envoy.drainSeconds", "is negative"))
     if envoy.parent_shutdown_seconds <= envoy.drain_seconds:
         faults.append(("envoy.parentShutdownSeconds", "must be more than drainSeconds: the old Envoy ends then"))
-    return tuple(Violation(path=path, reason=reason) for path, reason in faults)
+    named = tuple(Violation(path=path, reason=reason) for path, reason in faults)
+    return (*named, *capture.faults(settings.capture))
 
 
 def _host_fault(text: str) -> str:

@@ -51,6 +51,10 @@ class Facts:
     """Why the mesh is not followed; empty: it is."""
     controlplane: str = ""
     """Why there is no uplink; empty: there is."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Services that are called by name, and their addresses, as far as the host's helper has them in force."""
+    capture: str = ""
+    """Of further connections: none, armed, confirmed or reverted; empty: not known."""
     gates: tuple[str, ...] = ()
     controlplanes: tuple[str, ...] = ()
     memory: int = 0
@@ -97,6 +101,8 @@ def document(facts: Facts) -> dict[str, Any]:
         "world": facts.state.world,
         "store": facts.store or "connected",
         "controlplane": facts.controlplane or "connected",
+        "names": dict(facts.names),
+        "capture": facts.capture,
         "gates": list(facts.gates),
         "controlplanes": list(facts.controlplanes),
         "instances": [

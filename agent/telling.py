@@ -66,6 +66,8 @@ class Telling:
             else (),
             store=agent.store_problem,
             controlplane=agent.uplink_problem,
+            names=self._names(),
+            capture=agent.redirector.state.capture,
             gates=agent.gates(),
             controlplanes=agent.controlplanes(),
             memory=_memory(),
@@ -81,10 +83,16 @@ class Telling:
         found += [f"instance {name} is refused: {why}" for name, why in sorted(agent.registrar.refused.items())]
         found += agent.host.definitions.problems
         found += agent.keeper.problems()
+        found += (agent.host.places.problem, *agent.redirector.state.problems)
         if offer := agent.pipeline.offer(agent.runtime.state.offered):
             found += [f"{p.object or agent.settings.node}: {p.path}: {p.reason}" for p in offer.snapshot.problems]
         found += [f"{key}: {reason}" for key, reason in sorted(agent.watch.world.undecodable.items())]
         return tuple(problem for problem in found if problem)
+
+    def _names(self) -> dict[str, str]:
+        """What applications can call by name: as far as the helper said that it is done."""
+        state = self._agent.redirector.state
+        return {name.name: name.address for name in state.told.names} if state.told and state.done else {}
 
     def _resources(self) -> dict[str, int]:
         streams = self._agent.xds.streams()

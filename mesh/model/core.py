@@ -91,8 +91,8 @@ class MeshConfigSpec(Frozen, frozen=True, kw_only=True):
     """A DNS label; the last but one label of every SNI of this cluster."""
     authorization_default: Literal["Deny", "Allow"] = "Deny"
     egress: Literal["Allow", "RegisteredOnly"] = "Allow"
-    """May applications reach names that nobody registered? With explicit upstreams they cannot, in either mode: an
-    upstream names a Service or an ExternalService."""
+    """Where captured connections to other than virtual addresses may go: anywhere, or to addresses of ExternalServices
+    only. Upstreams name a Service or an ExternalService in either mode."""
     liveness_grace_seconds: float = 15.0
     workload_ttl_seconds: int = 72 * 3600
     node_ttl_seconds: int = 30 * 86400

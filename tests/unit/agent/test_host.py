@@ -12,7 +12,15 @@ from tests.support.meshes import fake_identity
 
 def test_where_a_host_is_goes_into_its_compile_and_its_registration(tmp_path: Path):
     (tmp_path / "api.yaml").write_text("name: api\nnamespace: shop\nports: [{port: 8080}]\n")
-    host = Host(Settings(node="vm1", address="10.0.0.1", services_dir=str(tmp_path), locality="eu/a", mtls_port=15444))
+    settings = Settings(
+        node="vm1",
+        address="10.0.0.1",
+        services_dir=str(tmp_path),
+        data_dir=str(tmp_path),
+        locality="eu/a",
+        mtls_port=15444,
+    )
+    host = Host(settings, lambda: 1.0)
     assert host.load()
     held = {"shop/api": fake_identity("shop/api")}
     stored = StoredIdentity(

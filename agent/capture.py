@@ -1,0 +1,148 @@
+"""What the host's helper is asked for: names, and whose connections come to which listener. Pure.
+
+definitions, what Envoy listens on, agent.yaml's `capture` -> Wanted
+"""
+
+import ipaddress
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+from agent.hostd.wanted import MAX_EACH, Caller, Inbound, Name, Outbound, Wanted
+from mesh import pb
+from mesh.compile import names
+from mesh.compile.types import Snapshot
+from mesh.model import Frozen, NodeLocal, ServiceRef, Violation
+from mesh.model.checks import port_fault, shown
+
+OnFailure = Literal["open", "closed"]
+
+_NEVER_CLOSED = frozenset({22, 53, 67, 68, 546, 547})
+"""SSH, DNS and DHCP."""
+
+
+class OutboundCapture(Frozen, frozen=True, kw_only=True):
+    """Further destinations of `callers` go through the proxy; MeshConfig.spec.egress says which of them go on."""
+
+    ranges: tuple[str, ...] = ("0.0.0.0/0",)
+    """IPv4 networks."""
+    exempt: tuple[str, ...] = ()
+    """Networks in them that are left alone. Gates and control planes always are."""
+    on_failure: OnFailure = "open"
+    """While agent or Envoy do not live: captured no more, or refused."""
+
+
+class InboundCapture(Frozen, frozen=True, kw_only=True):
+    """Applications' own ports are closed to other hosts: those come through mutual TLS."""
+
+    ports: tuple[int, ...] = ()
+    """Empty: all that this host's definitions name."""
+    on_failure: OnFailure = "open"
+
+
+class CaptureSettings(Frozen, frozen=True, kw_only=True):
+    socket: str = "/run/holdfast-host/host.sock"
+    """Where the host's helper (holdfast-host.service) listens."""
+    outbound: OutboundCapture | None = None
+    inbound: InboundCapture | None = None
+
+
+def faults(capture: CaptureSettings) -> Iterator[Violation]:
+    """Everything that is wrong with it, each with its path."""
+    if not capture.socket.startswith("/"):
+        yield Violation(path="capture.socket", reason=f"{shown(capture.socket)} is not an absolute path")
+    if outbound := capture.outbound:
+        if not outbound.ranges:
+            yield Violation(path="capture.outbound.ranges", reason="name at least one network, or leave outbound out")
+        for field, texts in (("ranges", outbound.ranges), ("exempt", outbound.exempt)):
+            yield from _network_faults(f"capture.outbound.{field}", texts)
+    if inbound := capture.inbound:
+        if len(inbound.ports) > MAX_EACH:
+            yield Violation(path="capture.inbound.ports", reason=f"more than {MAX_EACH}")
+        for index, port in enumerate(inbound.ports):
+            reason = port_fault(port) or ("SSH, DNS and DHCP are never closed" if port in _NEVER_CLOSED else "")
+            if reason:
+                yield Violation(path=f"capture.inbound.ports[{index}]", reason=reason)
+
+
+def _network_faults(path: str, texts: tuple[str, ...]) -> Iterator[Violation]:
+    if len(texts) > MAX_EACH // 2:
+        yield Violation(path=path, reason=f"more than {MAX_EACH // 2}")
+    for index, text in enumerate(texts):
+        try:
+            ipaddress.IPv4Network(text)
+        except ValueError as exc:
+            yield Violation(path=f"{path}[{index}]", reason=f"{shown(text)} is not an IPv4 network: {exc}")
+
+
+def wanted(local: NodeLocal, snapshot: Snapshot, capture: CaptureSettings, mesh: Iterable[str]) -> Wanted:
+    """As a configuration of Envoy needs it. `mesh`: hosts that the agent itself lives from."""
+    callers = tuple(_callers(local, snapshot.resources[pb.LISTENER]))
+    return Wanted(
+        names=tuple(_names(local)),
+        callers=callers,
+        outbound=_outbound(capture.outbound, mesh) if capture.outbound and callers else None,
+        inbound=_inbound(capture.inbound, local) if capture.inbound else None,
+    )
+
+
+def common(one: Wanted, other: Wanted) -> Wanted:
+    """What both want. Of callers: those at the same port, by whom both name."""
+    there = {(caller.identity, caller.port): caller for caller in other.callers}
+    shared = (
+        replace(
+            caller,
+            users=tuple(user for user in caller.users if user in match.users),
+            units=tuple(unit for unit in caller.units if unit in match.units),
+        )
+        for caller in one.callers
+        if (match := there.get((caller.identity, caller.port)))
+    )
+    return Wanted(
+        names=tuple(name for name in one.names if name in set(other.names)),
+        callers=tuple(caller for caller in shared if caller.users or caller.units),
+        outbound=other.outbound if one.outbound else None,
+        inbound=other.inbound if one.inbound else None,
+    )
+
+
+def _names(local: NodeLocal) -> Iterator[Name]:
+    services = {
+        ServiceRef(upstream.namespace or definition.namespace, upstream.service)
+        for definition in local.definitions
+        for upstream in definition.upstreams
+        if not upstream.listen
+    }
+    for service in sorted(services):
+        if address := local.virtual.get(f"{service.namespace}/{service.name}"):
+            yield from (Name(name, address) for name in names.called_by_name(service, local.cluster))
+
+
+def _callers(local: NodeLocal, listeners: Container[str]) -> Iterator[Caller]:
+    """Those whom a listener waits for."""
+    for identity in sorted({d.identity for d in local.definitions if d.called_by}):
+        port = local.capture_ports.get(identity)
+        if port is None or names.capture_listener(identity) not in listeners:
+            continue
+        mine = [d.callers for d in local.definitions if d.identity == identity]
+        users = sorted({user for callers in mine for user in callers.users})
+        units = sorted({unit for callers in mine for unit in callers.units})
+        yield Caller(identity, port, tuple(users), tuple(units))
+
+
+def _outbound(capture: OutboundCapture, mesh: Iterable[str]) -> Outbound:
+    ours = sorted({f"{host}/32" for host in mesh if _is_ipv4(host)})
+    exempt = tuple(dict.fromkeys((*capture.exempt, *ours)))
+    return Outbound(capture.ranges, exempt[:MAX_EACH], capture.on_failure)
+
+
+def _inbound(capture: InboundCapture, local: NodeLocal) -> Inbound | None:
+    ports = capture.ports or sorted({port.port for d in local.definitions for port in d.ports} - _NEVER_CLOSED)
+    return Inbound(tuple(ports)[:MAX_EACH], capture.on_failure) if ports else None
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        return bool(ipaddress.IPv4Address(host))
+    except ValueError:
+        return False

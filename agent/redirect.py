@@ -1,0 +1,160 @@
+"""When the host's helper is told what: events in, orders out. Pure.
+
+Rule 1: make before break. Callers are redirected to a listener once Envoy has it in force; and before Envoy is given a
+        configuration without it, they are redirected no more.
+Rule 2: nothing waits long for the helper, and nothing but calls by name depends on it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from agent.capture import common
+from agent.hostd.wanted import Wanted
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Envoy is to be given a configuration that needs this."""
+
+    digest: bytes
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Envoy has it in force."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The helper did what it was told, but for these problems."""
+
+    problems: tuple[str, ...] = ()
+    capture: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The helper is not there, or refused; with what to do about it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A configuration has waited for the helper long enough."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HelperStarted:
+    """It may know nothing of what it was told before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """It is time to say it again: files and tables may have been edited."""
+
+
+Event = Offered | InForce | Answered | Failed | Late | HelperStarted | Due
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the helper. Answer: Answered or Failed."""
+
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Give Envoy the configuration now."""
+
+    digest: bytes
+
+
+Order = Tell | Publish
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    offered: Wanted | None = None
+    applied: Wanted | None = None
+    told: Wanted | None = None
+    """Last; the helper may have done none, or a part of it. None: it may know anything."""
+    done: bool = False
+    """It answered that it did."""
+    busy: bool = False
+    """An answer is on its way."""
+    again: bool = False
+    """What was told must be told again after that answer."""
+    held: bytes = b""
+    """The configuration that waits for it."""
+    problems: tuple[str, ...] = ()
+    capture: str = ""
+    """Of the helper's last answer."""
+
+
+Step = tuple[State, tuple[Order, ...]]
+
+
+def handle(state: State, event: Event) -> Step:
+    match event:
+        case Offered(digest, wanted):
+            return _offered(state, digest, wanted)
+        case InForce(wanted):
+            return _tell(replace(state, applied=wanted))
+        case Answered(problems, capture):
+            return _answered(replace(state, done=True, problems=problems, capture=capture))
+        case Failed(reason):
+            nothing = state.told == Wanted()  # who wants nothing of it does not miss it
+            return _answered(replace(state, done=False, problems=() if nothing else (_missing(reason),)))
+        case Late(digest):
+            return (replace(state, held=b""), (Publish(digest),)) if digest == state.held else (state, ())
+        case HelperStarted() | Due():
+            return _tell(replace(state, again=True))
+        case _:
+            assert_never(event)
+
+
+def _offered(state: State, digest: bytes, wanted: Wanted) -> Step:
+    state = replace(state, offered=wanted)
+    goal = _goal(state)
+    # Only what was told can be in force. At the agent's start that is not known: what the last one left stays until the
+    # new configuration is in force.
+    if state.told is None or goal is None or common(state.told, goal) == state.told:
+        return replace(state, held=b""), (Publish(digest),)
+    return _tell(replace(state, held=digest))
+
+
+def _answered(state: State) -> Step:
+    state, out = _tell(replace(state, busy=False))
+    if out or not state.held:
+        return state, out  # what was told before may not have been narrow enough for what waits
+    return replace(state, held=b""), (Publish(state.held),)
+
+
+def _goal(state: State) -> Wanted | None:
+    """What must be in force now; None: not known yet, so that what is stays."""
+    if state.applied is None or state.offered is None:
+        return state.applied
+    return common(state.applied, state.offered)
+
+
+def _tell(state: State) -> Step:
+    goal = _goal(state)
+    if goal is None or state.busy or (goal == state.told and not state.again):
+        return state, ()
+    return replace(state, told=goal, busy=True, again=False, done=False), (Tell(goal),)
+
+
+def _missing(reason: str) -> str:
+    return f"calls by name: the host's helper does not do it: {reason}"

@@ -1,0 +1,81 @@
+"""What the host's helper is asked for, of definitions, Envoy's configuration and agent.yaml."""
+
+import dataclasses
+
+import pytest
+
+from agent.capture import CaptureSettings, InboundCapture, OutboundCapture, common, wanted
+from agent.hostd import wanted as helper
+from agent.hostd.wanted import Caller, Inbound, Name, Outbound, Wanted
+from agent.settings import Settings, check
+from mesh import pb
+from mesh.compile import project
+from mesh.compile.compiler import compile as compile_anew
+from tests.golden.test_golden import read_local, read_world
+
+HERE = read_local("names")
+SNAPSHOT = compile_anew(project(read_world("names"), HERE))
+
+
+def test_names_and_callers_of_what_envoy_listens_for():
+    found = wanted(HERE, SNAPSHOT, CaptureSettings(), ())
+    assert found.names[:2] == (
+        Name("api.shop.mesh", "127.122.217.240"),
+        Name("api.shop.east.mesh", "127.122.217.240"),
+    )
+    assert {n.name for n in found.names} >= {"db.shop.mesh", "pay.shop.mesh", "gone.shop.mesh"}
+    assert found.callers == (
+        Caller("shop/cron", 16758, (), ("cron-job.service",)),
+        Caller("shop/web", 16530, ("admin", "web"), ("web.service",)),
+    ), "definitions of one identity are one caller; who calls nothing is none"
+    assert found.outbound is None
+    assert found.inbound is None
+    assert helper.parse(helper.encode(found)) == found
+
+
+def test_nobody_is_redirected_to_a_listener_that_was_left_out():
+    listeners = {n: x for n, x in SNAPSHOT.resources[pb.LISTENER].items() if n != "capture|shop/web"}
+    less = dataclasses.replace(SNAPSHOT, resources={**SNAPSHOT.resources, pb.LISTENER: listeners})
+    assert [c.identity for c in wanted(HERE, less, CaptureSettings(), ()).callers] == ["shop/cron"]
+
+
+def test_what_is_opted_into_and_what_is_never_captured():
+    local = read_local("capture-allow")
+    snapshot = compile_anew(project(read_world("capture-allow"), local))
+    said = CaptureSettings(
+        outbound=OutboundCapture(exempt=("10.0.0.0/8",), on_failure="closed"), inbound=InboundCapture()
+    )
+    found = wanted(local, snapshot, said, ["10.0.0.9", "192.0.2.1", "gate.test", "::1"])
+    assert found.outbound == Outbound(("0.0.0.0/0",), ("10.0.0.0/8", "10.0.0.9/32", "192.0.2.1/32"), "closed")
+    assert found.inbound is None, "its definitions have no ports"
+    ports = wanted(local, snapshot, CaptureSettings(inbound=InboundCapture(ports=(8080,))), ())
+    assert ports.inbound == Inbound((8080,), "open")
+    assert helper.parse(helper.encode(found)) == found
+
+
+def test_common_is_what_both_want():
+    one = Wanted(
+        (Name("a", "1"), Name("b", "2")), (Caller("x", 1, ("u", "v")), Caller("y", 2, ("w",))), None, Inbound((1,))
+    )
+    other = Wanted((Name("b", "2"), Name("a", "9")), (Caller("x", 1, ("v",)), Caller("y", 3, ("w",))))
+    assert common(one, other) == Wanted((Name("b", "2"),), (Caller("x", 1, ("v",)),))
+    assert common(one, one) == one
+
+
+def test_faults_of_agent_yaml_are_told_all_at_once():
+    said = CaptureSettings(
+        socket="host.sock",
+        outbound=OutboundCapture(ranges=("10.0.0.1/8", "0.0.0.0/0", "::/0"), exempt=("x",)),
+        inbound=InboundCapture(ports=(22, 80, 70000)),
+    )
+    settings = Settings(node="vm1", address="10.0.0.1", capture=said)
+    assert [fault.path for fault in check(settings)] == [
+        "capture.socket", "capture.outbound.ranges[0]", "capture.outbound.ranges[2]", "capture.outbound.exempt[0]",
+        "capture.inbound.ports[0]", "capture.inbound.ports[2]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranges", [(), tuple(f"10.0.{n}.0/24" for n in range(40))])
+def test_ranges_are_some_and_not_too_many(ranges: tuple[str, ...]):
+    settings = Settings(node="a", address="10.0.0.1", capture=CaptureSettings(outbound=OutboundCapture(ranges=ranges)))
+    assert [fault.path for fault in check(settings)] == ["capture.outbound.ranges"]
