@@ -1,6 +1,5 @@
 """How the agent and the commands on a host talk to the privileged helper: one JSON line out, one JSON line in."""
 
-import asyncio
 import json
 import socket
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ async def apply(path: Path, wanted: Wanted) -> Answer:
         HostError: it cannot be reached, or takes nothing of it.
 
     """
+    import asyncio  # the helper reads this module too, and has no use for a loop: 8 MB
+
     return _answer(await asyncio.to_thread(ask, path, "apply", encode(wanted)))
 
 
