@@ -34,7 +34,7 @@ async def apply(path: Path, wanted: Wanted) -> Answer:
         HostError: it cannot be reached, or takes nothing of it.
 
     """
-    import asyncio  # the helper reads this module too, and has no use for a loop: 8 MB
+    import asyncio  # the helper reads this module too, and has no use for a loop: 3 MB
 
     return _answer(await asyncio.to_thread(ask, path, "apply", encode(wanted)))
 
