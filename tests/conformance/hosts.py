@@ -224,9 +224,9 @@ def places(network: str, pods: int) -> list[tuple[str, int]]:
 
 
 def free_network(pods: int) -> str:
-    """The first /24 of loopback in which nobody listens there."""
-    reason = ""
-    for number in range(1, 200):
+    """A /24 of loopback in which nobody listens there; from a random one on, as others may look at the same time."""
+    reason, first = "", secrets.randbelow(199)
+    for number in (1 + (first + step) % 199 for step in range(199)):
         if not (reason := taken(places(f"127.7.{number}", pods))):
             return f"127.7.{number}"
     raise AssertionError(f"no free loopback addresses: {reason}")
