@@ -24,6 +24,8 @@ from agent.hostd.ruleset import Resolved, Spared
 from agent.hostd.system import NftError, Places
 from agent.hostd.wanted import RefusedError, Wanted, encode, parse
 
+ENVOY_READY = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
+"""Envoy answers no HTTP/1.0."""
 TURN_SECONDS = 1.0
 LOOK_TURNS = 5
 """Every so many turns: is our table still there, and do agent and Envoy live?"""
@@ -109,7 +111,7 @@ class Keeper:
         return (
             needed <= system.listening_ports()
             and system.answers(self._places.agent_socket, b'{"do":"ping"}\n')
-            and system.answers(self._places.envoy_socket, b"GET /ready HTTP/1.0\r\n\r\n", b"LIVE")
+            and system.answers(self._places.envoy_socket, ENVOY_READY, b"LIVE")
         )
 
     def confirm(self, now: float, came: float | None) -> None:

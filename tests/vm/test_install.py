@@ -99,6 +99,7 @@ def test_one_line_makes_a_bare_host_serve_a_second_changes_nothing_and_leave_tak
     assert bare.run("systemctl --failed --no-legend").out == ""
 
 
+@pytest.mark.slow
 def test_leave_works_with_the_control_plane_away_and_may_keep_the_settings(plane: Plane, bare: Host):
     before = manifest(bare)
     paste(bare, web_line(plane, bare))
@@ -120,7 +121,7 @@ def test_leave_works_with_the_control_plane_away_and_may_keep_the_settings(plane
     assert difference(before, manifest(bare)) == []
 
 
-@pytest.mark.parametrize("seconds", [1.0, 6.0, 14.0])
+@pytest.mark.parametrize("seconds", [pytest.param(s, marks=pytest.mark.slow) for s in (1.0, 14.0)] + [6.0])
 def test_a_killed_installation_goes_on_and_a_killed_removal_too(plane: Plane, bare: Host, seconds: float):
     before, line = manifest(bare), web_line(plane, bare)
     # From a file, so that the shell over SSH has nothing in its arguments that pkill looks for.
@@ -176,6 +177,7 @@ def test_what_is_in_the_way_is_told_and_nothing_is_changed(plane: Plane, standar
     refused(standard, other, "this needs root")
 
 
+@pytest.mark.slow
 def test_a_token_that_does_not_count_is_told_and_a_good_one_goes_on(plane: Plane, standard: Host):
     before = manifest(standard)
     good = web_line(plane, standard)
@@ -228,6 +230,7 @@ def newer(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.slow
 def test_an_upgrade_changes_the_agent_and_not_envoy_and_keeps_one_version_back(
     plane: Plane, bare: Host, newer: Callable[[str], Path]
 ):
