@@ -30,7 +30,7 @@ from tests.conformance.judge import Answer
 
 PLANE = "cp-1"
 GRPC_METHOD = "/gateway_api_conformance.echo_basic.grpcecho.GrpcEcho/Echo"
-CALL_SECONDS = 5.0
+CALL_SECONDS = 15.0
 
 _SEPARATOR = re.compile(r"^---[ \t]*$", re.MULTILINE)
 
