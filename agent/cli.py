@@ -28,7 +28,10 @@ output_option = click.option(
 LOOK_SECONDS = 0.2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Besides: `host status|ready|clean` and `capture status|arm|confirm|off`, of this host's privileged helper.",
+)
 @click.version_option(package_name="holdfast", prog_name="holdfast-agent")
 def main() -> None:
     """The per-host agent of the Holdfast service mesh."""
