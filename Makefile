@@ -24,7 +24,7 @@ demo:
 	@$(BIN)/holdfast demo $(if $(CHECK),--check) $(if $(JSON),--json)
 
 test: servers
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+	@.ci/test $(PYTEST_ARGS) $(TESTS)
 
 # Hosts wait for root, and for the packages that tests/vm/shell.py names.
 test-vm: servers

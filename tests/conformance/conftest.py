@@ -1,4 +1,4 @@
-"""One mesh for all modules here: routes come and go on it."""
+"""One mesh for all modules here, in whatever order they run: routes come and go on it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from controlplane.demo.etcd_cluster import EtcdCluster
 from tests.conformance.mesh import Mesh
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def mesh() -> Iterator[Mesh]:
     # Short: unix sockets are under it.
     with tempfile.TemporaryDirectory(prefix="hf-gw-") as name:

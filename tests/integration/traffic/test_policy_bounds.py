@@ -45,7 +45,8 @@ def unreachable(mesh: Rig, name: str) -> Iterator[None]:
 
 
 def test_a_connect_ends_with_its_time(mesh: Rig):
-    for limit, least, most in (("300ms", 0.3, 1.5), ("2s", 2.0, 4.0)):
+    # Envoy counts from when its loop woke, a little before the connect: 2 s were seen to be 1.9994.
+    for limit, least, most in (("300ms", 0.28, 1.5), ("2s", 1.9, 4.0)):
         mesh.objects(policy(f"timeouts: {{connect: {limit}}}{ONE_TRY}", "v1"))
         with unreachable(mesh, "v1"):
             reply, took = timed(lambda: mesh.get(service="v1"))
