@@ -5,6 +5,7 @@
 #   make test            all tests, those with real servers too; TESTS=tests/unit for a part
 #   make test-vm         tests on hosts that boot a real Debian; VM=short leaves the long ones out
 #   make lint            ruff, mypy, import contracts
+#   make lint-ansible    the collection in ansible/, by ansible-lint's profile "production"
 #   make bench           measures; table and JSON
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ VM_TESTS ?= tests/vm
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test test-vm lint format bench servers dev clean
+.PHONY: help demo test test-vm lint lint-ansible format bench servers dev clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +37,9 @@ lint: dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-ansible: dev
+	@.ci/lint-ansible
 
 format: dev
 	$(BIN)/ruff check --fix
