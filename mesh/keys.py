@@ -9,9 +9,11 @@
         objects/<Kind>/<ns>/<name>         what operators write; one range, so a revision is seen whole
         endpoints/<ns>/<service>/<instance>
         bundles/<trust-domain>
-        imports/<peer>/...
+        imports/<peer>/services/<ns>/<service>
+        imports/<peer>/endpoints/<ns>/<service>/<name>      what to dial: the peer's gateways, or its instances
     /holdfast/v1/private/                  control-plane nodes only
         objects/<Kind>/<ns>/<name>         Node, Instance
+        peers/<peer>                       what a peering needs besides its object; peering-tokens/<id>
         tokens/<id>, joins/<node>, operators/<sha256>, ca/..., elections/<name>, replicas/<replica>
     /holdfast/history/                     what was; read when it is asked for. Control-plane nodes only
         index/<entry>                      who changed which objects when; an entry's name sorts by time
@@ -36,10 +38,13 @@ DELETIONS = MESH + "deletions"
 OBJECTS = MESH + "objects/"
 ENDPOINTS = MESH + "endpoints/"
 BUNDLES = MESH + "bundles/"
+IMPORTS = MESH + "imports/"
 
 PRIVATE_OBJECTS = PRIVATE + "objects/"
 TOKENS = PRIVATE + "tokens/"
 JOINS = PRIVATE + "joins/"
+PEERS = PRIVATE + "peers/"
+PEERING_TOKENS = PRIVATE + "peering-tokens/"
 OPERATORS = PRIVATE + "operators/"
 CA = PRIVATE + "ca/"
 ELECTIONS = PRIVATE + "elections/"
@@ -80,17 +85,21 @@ def key_for(ref: Ref, *, service: str = "") -> str:
     name = part(ref.name)
     if row.area == "bundles":
         return BUNDLES + name
+    if row.area == "imports":
+        return _imported(ServiceRef(ref.namespace, ref.name), "services")
     if row.area == "endpoints":
-        return f"{ENDPOINTS}{part(ref.namespace)}/{part(service)}/{name}"
+        return endpoints_of(ServiceRef(ref.namespace, service)) + name
     base = OBJECTS if row.area == "objects" else PRIVATE_OBJECTS
     return f"{base}{ref.kind}/{part(ref.namespace) if row.namespaced else CLUSTER_SCOPE}/{name}"
 
 
 def prefix_for(kind: str, namespace: str = "") -> str:
-    """The range of all objects of a kind, or of those in one namespace."""
+    """The range of all objects of a kind, or of those in one namespace. Of imports: of all, endpoints too."""
     row = KINDS[kind]
     if row.area == "bundles":
         return BUNDLES
+    if row.area == "imports":
+        return IMPORTS
     base = {"objects": OBJECTS + kind + "/", "private": PRIVATE_OBJECTS + kind + "/", "endpoints": ENDPOINTS}[row.area]
     return base + part(namespace) + "/" if namespace and row.namespaced else base
 
@@ -101,24 +110,57 @@ def join_of(node: str) -> str:
 
 
 def endpoints_of(service: ServiceRef) -> str:
-    """The range of one Service's endpoints."""
+    """The range of one Service's endpoints, also of a peer's."""
+    if service.peer:
+        return _imported(service, "endpoints") + "/"
     return f"{ENDPOINTS}{part(service.namespace)}/{part(service.name)}/"
+
+
+def imports_of(peer: str) -> str:
+    """The range of all that a peer told."""
+    return f"{IMPORTS}{part(peer)}/"
+
+
+def imported_services_of(peer: str) -> str:
+    """The range of a peer's services, without their endpoints."""
+    return imports_of(peer) + "services/"
+
+
+def _imported(service: ServiceRef, what: str) -> str:
+    return f"{imports_of(service.peer)}{what}/{part(service.namespace)}/{part(service.short)}"
 
 
 def parse(key: str) -> Ref | EndpointKey | None:
     """What a key names: an object, an endpoint, or None for a key that holds neither (epoch, commit, tokens, ...)."""
     if key.startswith(BUNDLES):
         return Ref("TrustBundle", "", key.removeprefix(BUNDLES))
-    if key.startswith(ENDPOINTS):
-        match key.removeprefix(ENDPOINTS).split("/"):
-            case [namespace, service, instance]:
-                return EndpointKey(ServiceRef(namespace, service), instance)
-        return None
-    for base in (OBJECTS, PRIVATE_OBJECTS):
+    for base, place in ((ENDPOINTS, _endpoint), (IMPORTS, _import), (OBJECTS, _object), (PRIVATE_OBJECTS, _object)):
         if key.startswith(base):
-            match key.removeprefix(base).split("/"):
-                case [kind, namespace, name]:
-                    return Ref(kind, "" if namespace == CLUSTER_SCOPE else namespace, name)
+            return place(key.removeprefix(base).split("/"))
+    return None
+
+
+def _endpoint(parts: list[str]) -> EndpointKey | None:
+    match parts:
+        case [namespace, service, instance]:
+            return EndpointKey(ServiceRef(namespace, service), instance)
+    return None
+
+
+def _import(parts: list[str]) -> Ref | EndpointKey | None:
+    match parts:
+        # A dot in the service's name would name another peer's.
+        case [peer, "services", namespace, service] if "." not in service:
+            return Ref("ImportedService", namespace, f"{service}.{peer}")
+        case [peer, "endpoints", namespace, service, name] if "." not in service:
+            return EndpointKey(ServiceRef(namespace, f"{service}.{peer}"), name)
+    return None
+
+
+def _object(parts: list[str]) -> Ref | None:
+    match parts:
+        case [kind, namespace, name]:
+            return Ref(kind, "" if namespace == CLUSTER_SCOPE else namespace, name)
     return None
 
 

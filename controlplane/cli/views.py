@@ -145,6 +145,22 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("PORTS", _ports),
         Column("TLS", _tls),
     ),
+    "Peering": (
+        Column("TRUST DOMAIN", _field("trustDomain")),
+        Column("PAUSED", lambda d: "yes" if spec(d, "paused") else "no"),
+        Column("EXPOSES", lambda d: text(spec(d, "exposes") or "Gateway")),
+        Column("ADDRESSES", _field("addresses"), wide=True),
+    ),
+    "ExportPolicy": (
+        Column("SERVICES", _field("services")),
+        Column("TO", _field("to")),
+        Column("SELECTOR", _field("selector"), wide=True),
+    ),
+    "ImportedService": (
+        Column("PORTS", _ports),
+        Column("ACCOUNTS", _field("serviceAccounts")),
+        Column("TRUST DOMAIN", _field("trustDomain"), wide=True),
+    ),
     "Node": (
         Column("ADDRESS", _field("address")),
         Column("ROLES", lambda d: text(spec(d, "roles") or ["agent"])),

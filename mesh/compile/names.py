@@ -28,7 +28,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def sni(service: ServiceRef, port: int, cluster: str) -> str:
-    return f"{port}.{service.name}.{service.namespace}.{cluster}.mesh"
+    """`cluster` is this one's; a peer's Service has its own."""
+    return f"{port}.{service.short}.{service.namespace}.{service.peer or cluster}.mesh"
 
 
 def secret(identity: str) -> str:

@@ -47,6 +47,14 @@ from mesh.model.local import (
     ServiceDefinition,
     Upstream,
 )
+from mesh.model.peering import (
+    ExportPolicy,
+    ExportPolicySpec,
+    ImportedService,
+    ImportedServiceSpec,
+    Peering,
+    PeeringSpec,
+)
 from mesh.model.referencegrant import ReferenceGrant
 from mesh.model.registry import KINDS, Kind, kind_named
 from mesh.model.service import Protocol, Service, ServicePort, ServiceSpec
@@ -67,6 +75,8 @@ __all__ = [
     "Callers",
     "Endpoint",
     "EndpointSpec",
+    "ExportPolicy",
+    "ExportPolicySpec",
     "ExternalPort",
     "ExternalService",
     "Frozen",
@@ -76,6 +86,8 @@ __all__ = [
     "Health",
     "HealthCheck",
     "Identity",
+    "ImportedService",
+    "ImportedServiceSpec",
     "Instance",
     "InstancePort",
     "InstanceSpec",
@@ -89,6 +101,8 @@ __all__ = [
     "NodeLocal",
     "NodeSpec",
     "Object",
+    "Peering",
+    "PeeringSpec",
     "Protocol",
     "Ref",
     "ReferenceGrant",

@@ -25,13 +25,23 @@ class Ref(NamedTuple):
 
 
 class ServiceRef(NamedTuple):
-    """Names a Service, wherever only a Service can stand."""
+    """Names a Service, wherever only a Service can stand. Of another cluster's, the name is `<service>.<peer>`."""
 
     namespace: str
     name: str
 
+    @property
+    def peer(self) -> str:
+        """The peer whose Service it is; empty: it is of this cluster."""
+        return self.name.partition(".")[2]
+
+    @property
+    def short(self) -> str:
+        """Its name in its own cluster."""
+        return self.name.partition(".")[0]
+
     def __str__(self) -> str:
-        return f"{self.name}.{self.namespace}"
+        return f"{self.short}.{self.namespace}.{self.peer}" if self.peer else f"{self.name}.{self.namespace}"
 
 
 class Metadata(Frozen, frozen=True, kw_only=True):

@@ -35,7 +35,7 @@ class NodeSpec(Frozen, frozen=True, kw_only=True):
     """What other hosts dial. Set at join; instances of the node may have no other."""
     identities: tuple[str, ...] = ()
     """Service accounts that the node may run, as `<namespace>/<service-account>`."""
-    roles: tuple[Literal["agent", "gate"], ...] = ("agent",)
+    roles: tuple[Literal["agent", "gate", "gateway"], ...] = ("agent",)
     locality: str = ""
     """`region[/zone[/subzone]]`, where callers see the host; empty: where the host says that it is."""
     evicted: bool = False

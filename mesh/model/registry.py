@@ -11,13 +11,14 @@ from mesh.model.externalservice import ExternalService
 from mesh.model.grpcroute import GRPCRoute
 from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import Endpoint, Instance
+from mesh.model.peering import ExportPolicy, ImportedService, Peering
 from mesh.model.referencegrant import ReferenceGrant
 from mesh.model.routing import GROUP
 from mesh.model.service import Service
 from mesh.model.tcproute import TCPRoute
 from mesh.model.trafficpolicy import TrafficPolicy
 
-Area = Literal["objects", "endpoints", "bundles", "private"]
+Area = Literal["objects", "endpoints", "bundles", "imports", "private"]
 """Which range of the store a kind lives in: see mesh.keys."""
 
 
@@ -59,6 +60,9 @@ KINDS: dict[str, Kind] = {
     ),
     "TrafficPolicy": Kind(TrafficPolicy, "trafficpolicies", True, "objects", True, ("tp",)),
     "ExternalService": Kind(ExternalService, "externalservices", True, "objects", True, ("ext",)),
+    "Peering": Kind(Peering, "peerings", False, "objects", True, ("peer",)),
+    "ExportPolicy": Kind(ExportPolicy, "exportpolicies", True, "objects", True, ("export",)),
+    "ImportedService": Kind(ImportedService, "importedservices", True, "imports", False, ("import",)),
     "Node": Kind(Node, "nodes", False, "private", True),
     "Instance": Kind(Instance, "instances", True, "private", False, ("inst",)),
     "Endpoint": Kind(Endpoint, "endpoints", True, "endpoints", False, ("ep",)),

@@ -24,6 +24,8 @@ class ServiceSpec(Frozen, frozen=True, kw_only=True):
     """Labels an instance must have. Empty: the instances of its namespace whose own service name is this one's."""
     service_accounts: tuple[str, ...] = ()
     """Service accounts of its namespace: the only identities that may stand behind this name."""
+    clusters: tuple[str, ...] = ()
+    """Peers whose exported Service of the same namespace and name stands behind this name, too; `*`: all of them."""
 
 
 class Service(Object, frozen=True, kw_only=True):
@@ -55,3 +57,7 @@ class Service(Object, frozen=True, kw_only=True):
         for index, account in enumerate(self.spec.service_accounts):
             yield from at(f"spec.serviceAccounts[{index}]", label_fault(account))
         yield from repeated("spec.serviceAccounts", "", self.spec.service_accounts)
+        for index, peer in enumerate(self.spec.clusters):
+            if peer != "*":
+                yield from at(f"spec.clusters[{index}]", label_fault(peer))
+        yield from repeated("spec.clusters", "", self.spec.clusters)

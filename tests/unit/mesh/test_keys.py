@@ -15,7 +15,9 @@ LABELS = st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?\Z")
 def refs(draw: st.DrawFn) -> tuple[Ref, str]:
     """A Ref, and the Service that an Endpoint needs besides."""
     kind = draw(st.sampled_from(sorted(KINDS)))
-    return Ref(kind, draw(LABELS) if KINDS[kind].namespaced else "", draw(LABELS)), draw(LABELS)
+    name = f"{draw(LABELS)}.{draw(LABELS)}" if kind == "ImportedService" else draw(LABELS)
+    service = draw(st.one_of(LABELS, st.builds("{}.{}".format, LABELS, LABELS)))
+    return Ref(kind, draw(LABELS) if KINDS[kind].namespaced else "", name), service
 
 
 @given(refs())
@@ -38,9 +40,12 @@ def test_two_objects_never_share_a_key(one: tuple[Ref, str], two: tuple[Ref, str
 def test_a_key_lies_in_the_ranges_of_its_kind_and_namespace_and_in_no_other(case: tuple[Ref, str]):
     ref, service = case
     key = keys.key_for(ref, service=service)
+    if ref.kind == "Endpoint" and (peer := ServiceRef(ref.namespace, service).peer):
+        assert key.startswith(keys.imports_of(peer))
+        return
     for kind, row in KINDS.items():
         assert key.startswith(keys.prefix_for(kind)) == (kind == ref.kind)
-        if row.namespaced:
+        if row.namespaced and row.area != "imports":
             other = ref.namespace + "0"
             assert not key.startswith(keys.prefix_for(kind, other))
     assert key.startswith(keys.prefix_for(ref.kind, ref.namespace))
@@ -55,10 +60,12 @@ def test_no_name_leaves_its_own_place(kind: str, namespace: str, name: str, serv
         key = keys.key_for(Ref(kind, namespace, name), service=service)
     except BadKeyError:
         return
-    rest = key.removeprefix(keys.prefix_for(kind))
+    imported = kind == "ImportedService" or (kind == "Endpoint" and "." in service)
+    rest = key.removeprefix(keys.IMPORTS if imported else keys.prefix_for(kind))
     assert rest != key
-    assert rest.split("/")[-1] == name
-    assert rest.count("/") == {"objects": 1, "private": 1, "bundles": 0, "endpoints": 2}[KINDS[kind].area]
+    assert rest.split("/")[-1] == (name.partition(".")[0] if kind == "ImportedService" else name)
+    depth = {"objects": 1, "private": 1, "bundles": 0, "endpoints": 2, "imports": 3}[KINDS[kind].area]
+    assert rest.count("/") == (4 if imported and kind == "Endpoint" else depth)
     assert not {"", ".", ".."} & set(rest.split("/"))
 
 
