@@ -71,8 +71,8 @@ class LoadBalancing(Frozen, frozen=True, kw_only=True):
     """RingHash, Maglev: what requests of one caller have in common. All that are there count together.
 
     A request that a route shares out among several Services is hashed once, by the keys of all of them. A connection of
-    TCP has its source only. When endpoints come or go, Maglev moves fewer keys of the others: Envoy makes a ring anew
-    with another number of places for each.
+    TCP has its source only. Both find an endpoint in Maglev's table: when endpoints come or go, the keys of the others
+    stay where they are, but for one or two in a hundred at most.
     """
     slow_start: SlowStart | None = None
     panic_percent: int = 0
