@@ -188,8 +188,8 @@ def test_an_undeclared_mass_deletion_is_held_until_an_operators_word():
             await aeventually(lambda: listener.worlds)
             assert len(listener.names) == 21
             assert watch.held
-            await store.txn((), (put(svc("s0")),))
-            await aeventually(lambda: listener.observed or len(listener.worlds) > 1)
+            back = await store.txn((), (put(svc("s0")),))
+            await aeventually(lambda: watch.newest >= back)
             assert await watch.release() == 14, "what came back is held no more"
 
     run(scenario)

@@ -48,7 +48,7 @@ def chunked(*chunks):
 def ask(tmp_path, answer, call, **more):
     async def run():
         async with serving(tmp_path / "admin.sock", answer, **more) as asked:
-            return await call(Admin(tmp_path / "admin.sock", timeout=0.5)), asked
+            return await call(Admin(tmp_path / "admin.sock", timeout=0.5 if more else 10)), asked
 
     return asyncio.run(run())
 
