@@ -50,13 +50,7 @@ async def controlplane(folder: Path, signer: str) -> AsyncIterator[ControlPlane]
             stack.callback(bao.stop)
             await asyncio.to_thread(bao.start)
             await asyncio.to_thread(bao.set_up, TRUST_DOMAIN)
-            told = {
-                "kind": "vault",
-                "address": bao.address,
-                "caFile": str(bao.ca_file),
-                "roleIdFile": str(bao.role_id_file),
-                "secretIdFile": str(bao.secret_id_file),
-            }
+            told = bao.signer
         plane = Plane("cp-1", "gate-1", ADDRESS)
         seal_key = folder / "seal.key"
         seal_key.touch(mode=0o600)

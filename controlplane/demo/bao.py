@@ -86,6 +86,18 @@ class Bao:
     def address(self) -> str:
         return f"https://{self.host}:{self.port}"
 
+    @property
+    def signer(self) -> dict[str, Any]:
+        """`signer` of a control-plane node's settings."""
+        return {
+            "kind": "vault",
+            "address": self.address,
+            "caFile": str(self.ca_file),
+            "mount": MOUNT,
+            "roleIdFile": str(self.role_id_file),
+            "secretIdFile": str(self.secret_id_file),
+        }
+
     def start(self) -> Self:
         """Start it and, if it has been initialised, unseal it. On return it serves."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from controlplane.cli.client import Api
 from controlplane.cli.context import Connection
@@ -219,16 +219,6 @@ class Mesh:
         self.bao.start()
         self.bao.set_up(top.TRUST_DOMAIN)
 
-    def _signer(self) -> dict[str, Any]:
-        return {
-            "kind": "vault",
-            "address": self.bao.address,
-            "caFile": str(self.bao.ca_file),
-            "mount": "pki",
-            "roleIdFile": str(self.bao.role_id_file),
-            "secretIdFile": str(self.bao.secret_id_file),
-        }
-
     def _init(self) -> None:
         seal_key = self.folder / "seal.key"
         seal_key.touch(mode=0o600)
@@ -242,7 +232,7 @@ class Mesh:
                 etcd=self.etcd.endpoints,
                 pki=self.etcd.pki,
                 seal_key=seal_key,
-                signer=self._signer(),
+                signer=self.bao.signer,
             )
             self.planes.append(PlaneNode(plane, home, settings))
             self.planes[-1].write()

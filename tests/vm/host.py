@@ -124,6 +124,15 @@ class Host:
         self.wait(lambda: self.boot_id() != before, timeout=timeout, what="another boot")
         self.wait_up(timeout=timeout)
 
+    def leader(self) -> int:
+        """The host's own init, as this machine numbers it: another one after each boot."""
+        return cgroups.leader(self.machine)
+
+    def up_seconds(self) -> float:
+        """Since its init began."""
+        stat = Path(f"/proc/{self.leader()}/stat").read_text().rpartition(")")[2].split()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK")
+
     def boot_id(self) -> str:
         return self.run("cat /proc/sys/kernel/random/boot_id", timeout=5).out.strip()
 
@@ -155,8 +164,20 @@ class Host:
 
     def inside(self, *command: str, check: bool = True, timeout: float = 60) -> str:
         """A command within the host without its network: how a fault is made or mended when SSH is part of it."""
-        leader = str(cgroups.leader(self.machine))
-        return call("nsenter", "-t", leader, "-m", "-u", "-i", "-n", "-p", "--", *command, check=check, timeout=timeout)
+        return call(
+            "nsenter",
+            "-t",
+            str(self.leader()),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "--",
+            *command,
+            check=check,
+            timeout=timeout,
+        )
 
     def write(self, path: str, text: str | bytes, *, mode: str = "0644") -> None:
         self.run(f"mkdir -p $(dirname {path}) && cat >{path} && chmod {mode} {path}", stdin=text)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import os
 import secrets
 import subprocess
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from controlplane.demo import topology as top
+from controlplane.demo.bao import Bao
 from controlplane.demo.binaries import find_envoy
 from controlplane.demo.etcd_cluster import EtcdCluster
 from controlplane.demo.machine import Machine, program
@@ -19,13 +21,17 @@ from tests.support.waiting import eventually
 
 
 class Plane:
-    """`with Plane(folder, address, dist) as plane`: it serves inside, and is gone afterwards."""
+    """`with Plane(folder, address, dist) as plane`: it serves inside, and is gone afterwards.
 
-    def __init__(self, folder: Path, address: str, dist: Path) -> None:
+    With `bao` its signer is an OpenBao; else it has a root of its own.
+    """
+
+    def __init__(self, folder: Path, address: str, dist: Path, *, bao: bool = False) -> None:
         self.folder, self.dist, self.mark = folder, dist, secrets.token_hex(8)
         self.plane = top.Plane("cp-1", "gate-1", address)
         self.topology = top.Topology((), (self.plane,))
         self.etcd = EtcdCluster(folder / "etcd", members=1)
+        self.bao = Bao(folder / "bao") if bao else None
         self.url = self.plane.url
         self.node: PlaneNode | None = None
         self.gate: Machine | None = None
@@ -44,13 +50,16 @@ class Plane:
     def _start(self) -> None:
         self.etcd.launch()
         asyncio.run(self.etcd.ready())
+        if self.bao:
+            self.bao.start()
+            self.bao.set_up("vm.holdfast")
         seal = self.folder / "seal.key"
         seal.touch(mode=0o600)
         seal.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
         home = self.folder / "cp-1"
         settings = plane_settings(
             self.plane, home, self.topology, etcd=self.etcd.endpoints, pki=self.etcd.pki, seal_key=seal,
-            signer={"kind": "builtin"},
+            signer=self.bao.signer if self.bao else {"kind": "builtin"},
         )  # fmt: skip
         self.node = PlaneNode(self.plane, home, {**settings, "distDir": str(self.dist)})
         self.node.write()
@@ -94,14 +103,40 @@ class Plane:
 
         self.holdfast("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
+    def egress(self, mode: str) -> None:
+        """`MeshConfig.spec.egress`: Allow or RegisteredOnly."""
+        config = json.loads(self.holdfast("get", "meshconfig", "default", "-o", "json"))
+        config["spec"]["egress"] = mode
+        self.apply(config)
+
     def line(self, node: str, *words: str) -> str:
         """What is pasted on a bare host."""
         return self.holdfast("token", "create", node, "--line", *words).strip()
 
-    def stop(self) -> None:
+    def off(self) -> None:
+        """All of it: gate, control plane, OpenBao, etcd. May be repeated."""
         if self.gate:
             self.gate.stop()
         if self.node:
             self.node.stop()
+        if self.bao:
+            self.bao.stop()
+        self.etcd.stop()
+
+    def on(self) -> None:
+        """Again, as it was."""
+        assert self.node
+        assert self.gate
+        self.etcd.launch()
+        asyncio.run(self.etcd.ready())
+        if self.bao:
+            self.bao.start()
+        self.node.start()
+        self.node.wait()
+        self.gate.start()
+        self.gate.agent.wait_for_port(self.plane.address, top.GATE_PORT, timeout=60)
+
+    def stop(self) -> None:
+        self.off()
         self.etcd.close()
         end_all(self.mark)

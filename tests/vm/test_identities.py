@@ -1,61 +1,29 @@
 """Three services with three identities on one host, called by name: a real kernel redirects to a real Envoy."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from controlplane.distribution.folder import Order
-from controlplane.distribution.folder import build as build_dist
 from tests.vm.fleet import Fleet
 from tests.vm.host import Host
 from tests.vm.manifest import difference, manifest
 from tests.vm.plane import Plane
+from tests.vm.shop import APP, NAMESPACE, allowed, definition, service, spiffe
 
 pytestmark = pytest.mark.timeout(300)
 
-APP = Path(__file__).with_name("app.py")
 PORTS = {"web": 8081, "api": 8080, "bill": 8083}
 CALLERS = {"web": "{users: [web]}", "api": "{users: [api]}", "bill": "{units: [bill.service]}"}
 CALLS = {"web": "api", "api": "web", "bill": "api"}
 
 
-def service(name: str) -> dict[str, object]:
-    """Its port in the mesh is the one that api's application holds on 0.0.0.0 of the same host."""
-    ports = [{"port": 8080, "protocol": "http", "targetPort": PORTS[name]}]
-    return {
-        "apiVersion": "holdfast.dev/v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
-        "spec": {"ports": ports, "serviceAccounts": [name]},
-    }  # fmt: skip
-
-
-def allowed(name: str, *who: str) -> dict[str, object]:
-    rule = {"name": "callers", "from": [{"principals": [f"shop/{caller}" for caller in who]}]}
-    return {
-        "apiVersion": "holdfast.dev/v1", "kind": "AuthorizationPolicy",
-        "metadata": {"name": f"to-{name}", "namespace": "shop"},
-        "spec": {"target": {"service": name}, "action": "Allow", "rules": [rule]},
-    }  # fmt: skip
-
-
-def definition(name: str) -> str:
-    return (
-        f"name: {name}\nnamespace: shop\ncallers: {CALLERS[name]}\n"
-        f"ports: [{{port: {PORTS[name]}, protocol: http}}]\n"
-        f"upstreams: [{{service: {CALLS[name]}, port: 8080}}]\n"
-    )
-
-
 @pytest.fixture(scope="module")
-def plane(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    dist = tmp_path_factory.mktemp("dist") / "dist"
-    build_dist(dist, Order(arches=("x86_64",), pythons=("3.11",), servers=False), lambda _: None)
-    with Plane(tmp_path_factory.mktemp("p"), f"{fleet.subnet}.1", dist) as plane:
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-        plane.apply(namespace, *map(service, PORTS), allowed("api", "web", "bill"), allowed("web", "api"))
-        yield plane
+def open_plane(plane: Plane) -> Plane:
+    plane.apply(
+        NAMESPACE, *(service(*both) for both in PORTS.items()), allowed("api", "web", "bill"), allowed("web", "api")
+    )
+    return plane
 
 
 def start(host: Host, name: str, user: str) -> None:
@@ -77,7 +45,7 @@ def caller_of(host: Host, name: str) -> str:
     return json.loads(answer["text"])["caller"] if answer["status"] == 200 else f"{answer}"
 
 
-def test_each_calls_as_itself_and_a_fourth_user_is_refused(plane: Plane, fleet: Fleet):
+def test_each_calls_as_itself_and_a_fourth_user_is_refused(open_plane: Plane, fleet: Fleet):
     host = fleet.up("shop-1", variant="bare")[0]
     host.run("useradd -r web; useradd -r api; useradd -r fourth")
     host.put(APP, "/srv/app.py")
@@ -85,12 +53,11 @@ def test_each_calls_as_itself_and_a_fourth_user_is_refused(plane: Plane, fleet: 
     for name, user in {"web": "web", "api": "api", "bill": "daemon"}.items():
         start(host, name, user)
     before = manifest(host)
-    host.run(plane.line("shop-1", *(word for name in PORTS for word in ("-i", f"shop/{name}"))), timeout=240)
+    host.run(open_plane.line("shop-1", *(word for name in PORTS for word in ("-i", f"shop/{name}"))), timeout=240)
+    for name, port in PORTS.items():
+        host.write(f"/etc/holdfast/services.d/{name}.yaml", definition(name, port, CALLERS[name], CALLS[name]))
     for name in PORTS:
-        host.write(f"/etc/holdfast/services.d/{name}.yaml", definition(name))
-    for name in PORTS:
-        wanted = f"spiffe://vm.holdfast/ns/shop/sa/{name}"
-        host.wait(lambda n=name, w=wanted: w in caller_of(host, n), timeout=60, what=f"{name} calls as itself")
+        host.wait(lambda n=name: spiffe(n) in caller_of(host, n), timeout=60, what=f"{name} calls as itself")
     assert "agent and Envoy: answer" in host.run("holdfast-agent host status").out
     # The application on 0.0.0.0:8080 is not what answered: it would have seen no caller. A fourth user reaches nobody.
     fourth = "import urllib.request as r; r.urlopen('http://api.shop.mesh:8080/', timeout=5)"
@@ -107,8 +74,7 @@ def test_each_calls_as_itself_and_a_fourth_user_is_refused(plane: Plane, fleet: 
     # A unit that starts again has a new cgroup, and is known again.
     host.run("systemctl stop bill")
     start(host, "bill", "daemon")
-    wanted = "spiffe://vm.holdfast/ns/shop/sa/bill"
-    host.wait(lambda: wanted in caller_of(host, "bill"), timeout=30, what="a unit is known after its restart")
+    host.wait(lambda: spiffe("bill") in caller_of(host, "bill"), timeout=30, what="a unit is known after its restart")
 
     host.run("holdfast-agent leave --drain-seconds 0", timeout=120)
     assert difference(before, manifest(host)) == []

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,36 +15,20 @@ from tests.vm.fleet import Fleet
 from tests.vm.host import Done, Host
 from tests.vm.manifest import difference, manifest
 from tests.vm.plane import Plane
+from tests.vm.shop import NAMESPACE, service
 
 pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).parents[2]
 HERE = {"arches": ("x86_64",), "pythons": ("3.11",), "servers": False}
-NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}
-WEB = {
-    "apiVersion": "holdfast.dev/v1",
-    "kind": "Service",
-    "metadata": {"name": "web", "namespace": "shop"},
-    "spec": {"ports": [{"port": 80, "protocol": "http", "targetPort": 8080}], "serviceAccounts": ["web"]},
-}
 READY_SECONDS = 60
 """What the one line may take on a bare host."""
 AS_BEFORE = "this host is as it was"
 
 
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist") / "dist"
-    build_dist(folder, Order(**HERE), lambda _: None)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plane(fleet: Fleet, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    # Short: unix sockets lie deep in it.
-    with Plane(tmp_path_factory.mktemp("p"), f"{fleet.subnet}.1", dist) as plane:
-        plane.apply(NAMESPACE, WEB)
-        yield plane
+@pytest.fixture(scope="module", autouse=True)
+def shop_is_known(plane: Plane) -> None:
+    plane.apply(NAMESPACE, service("web", 8080))
 
 
 @pytest.fixture(scope="module")
