@@ -77,7 +77,7 @@ async def joined(plane: ControlPlane, folder: Path) -> list[Host]:
             name, names = f"node-{number}", [f"bench/sa-{number}-{n}" for n in range(IDENTITIES)]
             body = {"node": name, "identities": names, "roles": ["agent"], "ttlSeconds": 600}
             token = (await api.call("POST", "/v1/tokens", body=body))["token"]
-            roots = await fetch_roots([plane.url], pin_of_token(token))
+            roots = (await fetch_roots([plane.url], pin_of_token(token))).roots
             key = new_key()
             async with CaClient([plane.url], roots) as ca:
                 answer = await ca.join(

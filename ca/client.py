@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -28,6 +29,7 @@ from ca.wire import (
 )
 
 __all__ = [
+    "Bootstrap",
     "CaClient",
     "CaClientError",
     "CaRefused",
@@ -68,6 +70,16 @@ class CaUnavailable(CaClientError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """What a host without roots learns first."""
+
+    roots: tuple[str, ...]
+    """Those that the token pins; PEM."""
+    date: float | None
+    """The node's clock as it answered, in Unix seconds. Nobody vouches for it: it explains, and decides nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientIdentity:
     """The node's certificate, as files, since Python's TLS loads keys from files only."""
 
@@ -99,7 +111,7 @@ def server_context(roots: Sequence[str], identity: ClientIdentity | None = None)
     return context
 
 
-async def fetch_roots(urls: Sequence[str], token_pin: str, *, limit: float = TIMEOUT) -> tuple[str, ...]:
+async def fetch_roots(urls: Sequence[str], token_pin: str, *, limit: float = TIMEOUT) -> Bootstrap:
     """The root that the token pins, from any of the nodes.
 
     Only that one is returned: whoever sits between could add a root of his own to the answer, but not one that fits.
@@ -124,7 +136,7 @@ async def fetch_roots(urls: Sequence[str], token_pin: str, *, limit: float = TIM
                 failures.append(str(exc))
                 continue
             if pinned := tuple(pem for pem in answer.roots[:MAX_ROOTS] if _has_pin(pem, token_pin)):
-                return pinned
+                return Bootstrap(pinned, caller.date)
             foreign.append(url)
     if foreign:
         raise CaRefused(
@@ -192,6 +204,8 @@ class _Caller:
         if not urls or any(not url.startswith("https://") for url in urls):
             raise ValueError("control-plane addresses are https:// URLs, at least one")
         self._urls, self.context, self._timeout = [url.rstrip("/") for url in urls], context, timeout
+        self.date: float | None = None
+        """Of the last answer."""
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout), trust_env=False, auto_decompress=False
         )
@@ -241,6 +255,7 @@ class _Caller:
                     more := await response.content.read(MAX_BODY_BYTES + 1 - len(raw))
                 ):
                     raw += more
+                self.date = _date(response.headers.get("Date", ""))
                 return _answer(url, response.status, dict(response.headers), raw, kind)
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as exc:
             raise CaUnavailable(f"{url}: {str(exc)[:300] or type(exc).__name__}") from exc
@@ -263,6 +278,13 @@ def _answer(url: str, status: int, headers: dict[str, str], raw: bytes, kind: ty
     except ValueError:
         wait = 0.0
     raise CaRefused(f"{url}: {reason}", status=status, retry_after=wait)
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _reason(raw: bytes) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent import memfile
 from agent.identity.orders import GATE, NODE, Joined, JoinOrder, Order, Outcome, SignOrder
+from agent.installer.preflight import MAX_SKEW, skew_fault
 from ca import client
 from ca.wire import JoinRequest, RenewRequest, Signed, SignItem, SignRequest
 from mesh import spiffe
@@ -39,7 +40,11 @@ async def join(order: JoinOrder, now: float) -> Outcome:
         pin = client.pin_of_token(order.token)
     except ValueError as exc:
         return Outcome(error=str(exc), refused=True)
-    roots = await client.fetch_roots(order.urls, pin)
+    found = await client.fetch_roots(order.urls, pin)
+    if found.date is not None and abs(found.date - now) > MAX_SKEW:
+        # A clock that is behind would fail next, in TLS, with words that name certificates and not clocks.
+        return Outcome(error=skew_fault(found.date - now), clock=True)
+    roots = found.roots
     request = JoinRequest(
         token=order.token.strip(), node=order.node, address=order.address, csr=client.new_csr(order.key_pem)
     )

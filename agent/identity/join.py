@@ -49,15 +49,16 @@ async def join(settings: Settings, disk: Disk, token: str, exchange: Exchange, n
     )
     outcome = await exchange(Order(now=now, join=order))
     if outcome.joined is None:
-        hint = (
-            "; a token works once, for one node name, until it expires: make a new one with `holdfast token create`"
-            if outcome.refused
-            else "; is a control-plane node running at one of these addresses?"
-        )
-        raise JoinError(f"{outcome.error}{hint}", final=outcome.refused and not outcome.retry_after)
+        raise JoinError(f"{outcome.error}{_hint(outcome)}", final=outcome.refused and not outcome.retry_after)
     stored = identity_of(settings.node, outcome.joined)
     await asyncio.to_thread(_keep, disk, stored)
     return stored
+
+
+def _hint(outcome: Outcome) -> str:
+    if outcome.refused:
+        return "; a token works once, for one node name, until it expires: make a new one with `holdfast token create`"
+    return "" if outcome.clock else "; is a control-plane node running at one of these addresses?"
 
 
 def identity_of(node: str, joined: Joined) -> StoredIdentity:

@@ -60,3 +60,5 @@ class Outcome(Frozen, frozen=True, kw_only=True):
     refused: bool = False
     """The CA said no to the whole: the same again will not succeed before `retry_after` seconds, if ever."""
     retry_after: float = 0.0
+    clock: bool = False
+    """This host's clock is why; `error` says how far it is off."""

@@ -53,7 +53,7 @@ def faults(facts, options, offer):
     return found
 
 
-def skew_fault(skew):
+def skew_fault(skew: float) -> str:
     minutes = round(abs(skew) / 60)
     text = str(minutes) + " min" if minutes < 120 else str(round(minutes / 60, 1)) + " h"
     side = "behind" if skew > 0 else "ahead of"

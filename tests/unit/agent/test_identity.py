@@ -106,6 +106,11 @@ def test_a_join_that_cannot_work_says_what_to_do(tmp_path):
         for text, hint in (("nonsense", "not a join token"), (other, "another pin")):
             with pytest.raises(JoinError, match=hint) as caught:
                 await join(settings(tmp_path, cp), disk, text, exchange.run, time.time())
+        for off, words in ((-3600, "clock is 60 min behind the control plane's"), (7500, "2.1 h ahead of")):
+            with pytest.raises(JoinError, match=words) as told:
+                await join(settings(tmp_path, cp), disk, good, exchange.run, time.time() + off)
+            assert not told.value.final
+            assert "is a control-plane node running" not in str(told.value)
             assert caught.value.final
         nobody = settings(tmp_path, cp, controlplanes=("https://127.0.0.1:1",))
         with pytest.raises(JoinError, match="is a control-plane node running") as caught:
