@@ -29,6 +29,8 @@ ENVOY_READY = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
 TURN_SECONDS = 1.0
 LOOK_TURNS = 5
 """Every so many turns: is our table still there, and do agent and Envoy live?"""
+SETTLE_SECONDS = 0.2
+"""Between two looks because somebody changed rules: some do so all the time."""
 READ_SECONDS = 2.0
 """Whoever connects has that long to say something; the clock waits meanwhile."""
 
@@ -83,12 +85,17 @@ class Keeper:
             self._put(now)
         if self._turns % LOOK_TURNS:
             return
-        if not self._mark or not system.is_loaded(self._mark):
-            if self._mark:
-                _say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
-            self._put(now)
-        elif self._arming.state == "confirmed" and self.alive():
+        if not self.look(now) and self._arming.state == "confirmed" and self.alive():
             self._nft(ruleset.renew())
+
+    def look(self, now: float) -> bool:
+        """Whoever flushes all rules takes ours away, too: then they are put back, and this is true."""
+        if self._clean or (not self._mark and not self._problems) or (self._mark and system.is_loaded(self._mark)):
+            return False
+        if self._mark:
+            _say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
+        self._put(now)
+        return True
 
     def ready(self, now: float) -> None:
         """A unit is about to start: its cgroup is there, and becomes known before its first process runs."""
@@ -298,21 +305,6 @@ def _read(link: socket.socket) -> bytes:
     return bytes(raw)
 
 
-def _listen(path: Path, group: int) -> socket.socket:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o117)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    with suppress(PermissionError):
-        os.chown(path, -1, group)
-    listener.listen(16)
-    return listener
-
-
 def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
@@ -363,23 +355,35 @@ def main(arguments: list[str] | None = None) -> int:
     signal.set_wakeup_fd(wake.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with _listen(places.socket, gid) as listener, selectors.DefaultSelector() as selector:
-        selector.register(listener, selectors.EVENT_READ)
-        selector.register(stop, selectors.EVENT_READ)
-        due = _now()
+    with system.listen(places.socket, gid) as listener:
+        _keep(keeper, server, listener, stop)
+    places.socket.unlink(missing_ok=True)
+    return 0
+
+
+def _keep(keeper: Keeper, server: Server, listener: socket.socket, stop: socket.socket) -> None:
+    """Until told to stop."""
+    with selectors.DefaultSelector() as selector, system.rule_changes() as changes:
+        for awaited in (listener, stop, changes):
+            selector.register(awaited, selectors.EVENT_READ)
+        due, look_at, looked = _now(), float("inf"), 0.0
         while True:
-            ready = {key.fileobj for key, _ in selector.select(max(0.0, due - _now()))}
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, min(due, look_at) - _now()))}
             if stop in ready:
-                break
+                return
             if listener in ready:
                 link, _ = listener.accept()
                 with link:
                     server.serve(link, _now)
+            if changes in ready:
+                system.drop_all(changes)
+                look_at = looked + SETTLE_SECONDS
+            if _now() >= look_at:
+                keeper.look(_now())
+                look_at, looked = float("inf"), _now()
             if _now() >= due:
                 keeper.turn(_now())
                 due = _now() + TURN_SECONDS
-    places.socket.unlink(missing_ok=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -44,13 +44,15 @@ class Spared:
 
 
 def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, mark: str) -> str:
-    """Text for `nft -f -`. `mark` names this very content: an empty chain of that name shows that it is loaded."""
+    """Text for `nft -f -`. `mark` names this very content: a chain of that name, with its rule, shows it is loaded."""
     capturing = arming.state in {"armed", "confirmed"} and wanted.captures
     lines = [
         f"table {TABLE} {{}}",
         f"delete table {TABLE}",
         f"table {TABLE} {{",
-        f"  chain {mark} {{ }}",
+        f"  chain {mark} {{",
+        "    return",
+        "  }",
         "  set alive { type inet_proto; flags timeout; }",
         *_names(wanted, callers, spared, capturing=capturing),
         *_refuse(wanted, callers, arming, spared, capturing=capturing),

@@ -24,6 +24,8 @@ NFT_SECONDS = 10.0
 STATE_FILE = "wanted.json"
 ANSWER_SECONDS = 1.0
 _LISTEN = "0A"
+_NETFILTER, _NFTABLES_GROUP = 12, 7
+"""NETLINK_NETFILTER of linux/netlink.h, NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,34 @@ def load_rules(text: str) -> None:
 
 
 def is_loaded(mark: str) -> bool:
+    """With that mark, and nobody has flushed its chains since."""
     try:
-        _nft(["list", "chain", *TABLE.split(), mark])
+        return "return" in _nft(["list", "chain", *TABLE.split(), mark])
     except NftError:
         return False
-    return True
+
+
+def rule_changes() -> socket.socket:
+    """Readable when somebody, we included, has changed the kernel's packet rules. Never, where it does not tell."""
+    try:
+        link = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETFILTER
+        )
+        link.bind((0, 1 << (_NFTABLES_GROUP - 1)))
+    except OSError:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return link
+
+
+def drop_all(link: socket.socket) -> None:
+    """All that was told so far; what it says does not matter."""
+    while True:
+        try:
+            link.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:  # more was told than could be kept
+            continue
 
 
 def has_nft() -> bool:
@@ -68,7 +93,7 @@ def _which_nft() -> str | None:
     return shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
-def _nft(arguments: list[str], text: str = "") -> None:
+def _nft(arguments: list[str], text: str = "") -> str:
     found = _which_nft()
     if found is None:
         raise NftError("this host has no nft; install the package nftables")
@@ -81,6 +106,7 @@ def _nft(arguments: list[str], text: str = "") -> None:
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
         raise NftError(f"nft refuses: {first.strip()[:300]}")
+    return done.stdout
 
 
 def write_hosts(path: Path, names: Iterable[Name]) -> bool:
@@ -269,6 +295,22 @@ def _sockets() -> Iterator[tuple[str, int, str]]:
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
                 yield fields[9], int(fields[1].rpartition(":")[2], 16), fields[3]
+
+
+def listen(path: Path, group: int) -> socket.socket:
+    """The door of the helper: root and this group may open it."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    with suppress(PermissionError):
+        os.chown(path, -1, group)
+    listener.listen(16)
+    return listener
 
 
 # --- what is remembered over boots ---
