@@ -1,0 +1,120 @@
+"""What of this cluster a peer is offered. Pure.
+
+Only Services of this cluster, and only those that an ExportPolicy names: what was imported is no Service, and is never
+told on. What a peer dials is this cluster's gateways, each weighing as many healthy instances as there are behind it,
+or, where the Peering exposes instances, each instance.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from mesh.model import Endpoint, ExportPolicy, Peering, Service, ServiceRef
+from mesh.model.peering import ANY
+from multicluster import wire
+from multicluster.wire import Told
+
+GATEWAY = ServiceRef("holdfast-system", "gateway")
+"""Whose endpoints this cluster's gateways are: the one port in their `ports` is what peers dial."""
+
+Items = dict[str, bytes]
+"""Item's key -> value, both as they go over the wire."""
+
+
+class Local(Protocol):
+    """What exports need to know of the own cluster."""
+
+    def services(self) -> Iterable[Service]: ...
+
+    def service(self, ref: ServiceRef) -> Service | None: ...
+
+    def endpoints(self, ref: ServiceRef) -> Iterable[Endpoint]: ...
+
+    def policies(self) -> Iterable[ExportPolicy]: ...
+
+
+def exported(policies: Iterable[ExportPolicy], service: Service, peer: str) -> bool:
+    """May this peer know this Service?"""
+    meta = service.metadata
+    return any(
+        policy.metadata.namespace == meta.namespace
+        and not {ANY, meta.name}.isdisjoint(policy.spec.services)
+        and not {ANY, peer}.isdisjoint(policy.spec.to)
+        and policy.spec.selector.items() <= meta.labels.items()
+        for policy in policies
+    )
+
+
+def select(local: Local, peering: Peering) -> dict[ServiceRef, Items]:
+    """All that this peer is offered, by Service."""
+    return {service.service: of_service(local, service.service, peering) for service in allowed(local, peering)}
+
+
+def allowed(local: Local, peering: Peering) -> Iterator[Service]:
+    policies = tuple(local.policies())
+    return (service for service in local.services() if exported(policies, service, peering.metadata.name))
+
+
+def of_service(local: Local, ref: ServiceRef, peering: Peering) -> Items:
+    """What this peer is offered of one Service; nothing, if it may not know it."""
+    service = local.service(ref)
+    if service is None or not exported(local.policies(), service, peering.metadata.name):
+        return {}
+    ports = tuple(wire.OfferedPort(port=p.port, name=p.name, protocol=p.protocol) for p in service.spec.ports)
+    offered = wire.OfferedService(ports=ports, accounts=service.spec.service_accounts)
+    items = {wire.service_key(ref): wire.encode(offered)}
+    made = _instances(local, ref) if peering.spec.exposes == "Instances" else _gateways(local, service)
+    return items | {wire.endpoint_key(ref, name): wire.encode(endpoint) for name, endpoint in made}
+
+
+def _instances(local: Local, ref: ServiceRef) -> Iterator[tuple[str, wire.OfferedEndpoint]]:
+    for endpoint in local.endpoints(ref):
+        spec = endpoint.spec
+        yield (
+            endpoint.metadata.name,
+            wire.OfferedEndpoint(
+                node=spec.node,
+                address=spec.address,
+                port=spec.port,
+                account=spec.service_account,
+                ports=spec.ports,
+                health=_told(spec.health),
+                weight=spec.weight,
+                locality=spec.locality,
+            ),
+        )
+
+
+def _gateways(local: Local, service: Service) -> Iterator[tuple[str, wire.OfferedEndpoint]]:
+    """Each gateway, as the way to what is behind it."""
+    behind = list(local.endpoints(service.service))
+    healthy = [endpoint for endpoint in behind if endpoint.spec.health == "healthy"]
+    ports = tuple(sorted({port for endpoint in healthy or behind for port in endpoint.spec.ports}))
+    accounts = service.spec.service_accounts
+    if not accounts:
+        return  # nobody may answer, so there is nobody to dial
+    for gateway in local.endpoints(GATEWAY):
+        spec = gateway.spec
+        yield (
+            spec.node,
+            wire.OfferedEndpoint(
+                node=spec.node,
+                address=spec.address,
+                port=spec.ports[0] if spec.ports else spec.port,
+                account=accounts[0],
+                ports=ports,
+                health=_through(_told(spec.health), behind, healthy),
+                weight=max(1, len(healthy)),
+                locality=spec.locality,
+            ),
+        )
+
+
+def _told(health: str) -> Told:
+    return "healthy" if health == "healthy" else "draining" if health == "draining" else "unhealthy"
+
+
+def _through(gateway: Told, behind: list[Endpoint], healthy: list[Endpoint]) -> Told:
+    """The way through a gateway is as good as the worse of the two."""
+    if gateway != "healthy" or healthy:
+        return gateway
+    return "draining" if any(endpoint.spec.health == "draining" for endpoint in behind) else "unhealthy"
