@@ -51,11 +51,14 @@ def _settings(path: Path) -> Settings:
 @click.option("--force", is_flag=True, help="Join anew, though this host has an identity.")
 def join(config: Path, token: str | None, token_file: Path | None, *, force: bool) -> None:
     """Give this host its identity, with a one-time token from `holdfast token create`."""
+    from agent import addresses
     from agent.identity import exchange
     from agent.identity import join as joining
     from agent.state import Disk
 
     settings = _settings(config)
+    if fault := addresses.fault(settings, addresses.own(), addresses.here):
+        raise click.ClickException(fault)
     disk = Disk(settings.data)
     if (held := disk.identities.load()) and held[0].node == settings.node and not force:
         raise click.ClickException(
@@ -302,4 +305,5 @@ def _text(body: dict[str, Any]) -> str:
         for r in body.get("rejected", ())
     ]
     lines += [f"PROBLEM {problem}" for problem in body.get("problems", ())]
+    lines += [f"WARNING {warning}" for warning in body.get("warnings", ())]
     return "\n".join(lines)

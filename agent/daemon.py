@@ -74,7 +74,7 @@ async def _run(settings: Settings) -> None:
     telling = Telling(agent)
     agent.connect(telling.report, telling.answers())
     servers = [_kept("admin socket", AdminServer(settings.admin_socket, telling.commands()).run, agent)]
-    servers.append(_beating(agent))
+    servers += [_beating(agent), telling.minder.run]
     if settings.scrape:
         servers.append(_kept("scrape port", ScrapeServer(settings.scrape, telling.pages()).run, agent))
     log.info("agent starts", node=settings.node, version=agent.outside.version)
@@ -142,6 +142,8 @@ def envoy_settings(settings: Settings) -> EnvoySettings:
             cluster="holdfast",
             xds_socket=str(settings.xds_socket),
             admin_socket=str(run_dir / "envoy.sock"),
+            max_heap_bytes=envoy.max_heap_mib * 2**20,
+            max_downstream_connections=envoy.max_connections,
         ),
         command=_program(envoy.command),
         base_id=envoy.base_id,

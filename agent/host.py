@@ -114,6 +114,7 @@ class Host:
             identities={name: identity for name, identity in stored.held.items() if name in wanted},
             bundle_roots=stored.roots,
             mtls_port=settings.mtls_port,
+            bind=settings.listens_at,
             gate=settings.gate,
             access_log=settings.access_log,
             locality=settings.locality,

@@ -120,7 +120,8 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 def _request(target: Target, method: str, path: str, headers: Mapping[str, str]) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.server_name or target.host}:{target.port}"]
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.server_name or host}:{target.port}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

@@ -1,5 +1,6 @@
 """agent.yaml: read once, strictly; every fault at once, each with its path."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
@@ -41,13 +42,20 @@ class EnvoySettings(Frozen, frozen=True, kw_only=True):
     """How long connections of a listener or an old Envoy may live on after it was replaced."""
     parent_shutdown_seconds: int = 45
     """When an old Envoy ends after a hot restart; more than drainSeconds."""
+    max_connections: int = 50_000
+    """From callers, at the same time; more are refused. Each takes up to two of Envoy's file descriptors."""
+    max_heap_mib: int = 2048
+    """At 95 % of it Envoy refuses requests. Less than what the host or the unit's MemoryMax lets it have."""
 
 
 class Settings(Frozen, frozen=True, kw_only=True):
     node: str
     """The host's name in the mesh: a DNS label. The join token is bound to it."""
     address: str
-    """Where other hosts reach this one's mTLS port."""
+    """Where other hosts reach this one's mTLS port: an IP address, of which a host with several has to say one."""
+    bind: str = ""
+    """Where Envoy listens for them. Empty: at `address`, and if that is of IPv6, at `::`, for both families. To be set
+    behind NAT, where `address` is another machine's: to one of this host's own, `0.0.0.0` or `::`."""
     data_dir: str = "/var/lib/holdfast"
     """Last good state, certificates and keys; 0700."""
     run_dir: str = RUN_DIR
@@ -73,6 +81,11 @@ class Settings(Frozen, frozen=True, kw_only=True):
     gate: GateSpec | None = None
     """Set on hosts that stand in front of etcd."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def listens_at(self) -> str:
+        """The address of the mTLS port on this host."""
+        return self.bind or ("::" if ":" in self.address else self.address)
 
     @property
     def data(self) -> Path:
@@ -128,13 +141,15 @@ def load(path: Path) -> Settings:
 
 def check(settings: Settings) -> tuple[Violation, ...]:
     """What the types do not say."""
-    from mesh.model.checks import label_fault, locality_fault
+    from mesh.model.checks import address_fault, label_fault, locality_fault
 
     faults: list[tuple[str, str]] = []
     if reason := label_fault(settings.node):
         faults.append(("node", reason))
-    if reason := _host_fault(settings.address):
+    if reason := address_fault(settings.address) or _unreachable_fault(settings.address):
         faults.append(("address", reason))
+    if settings.bind and (reason := address_fault(settings.bind)):
+        faults.append(("bind", reason))
     if settings.locality and (reason := locality_fault(settings.locality)):
         faults.append(("locality", reason))
     faults += [
@@ -153,12 +168,24 @@ def check(settings: Settings) -> tuple[Violation, ...]:
     if not 0 < settings.mtls_port < 65536:
         faults.append(("mtlsPort", "a port is between 1 and 65535"))
     envoy = settings.envoy
+    if envoy.max_connections < 1:
+        faults.append(("envoy.maxConnections", "at least one is needed"))
+    if envoy.max_heap_mib < 64:
+        faults.append(("envoy.maxHeapMib", "an Envoy needs 64 MiB at the very least"))
     if envoy.drain_seconds < 0:
         faults.append(("envoy.drainSeconds", "is negative"))
     if envoy.parent_shutdown_seconds <= envoy.drain_seconds:
         faults.append(("envoy.parentShutdownSeconds", "must be more than drainSeconds: the old Envoy ends then"))
     named = tuple(Violation(path=path, reason=reason) for path, reason in faults)
     return (*named, *capture.faults(settings.capture))
+
+
+def _unreachable_fault(text: str) -> str:
+    """Can nobody else reach it, whoever has it?"""
+    address = ipaddress.ip_address(text)
+    if address.is_unspecified or address.is_multicast:
+        return f"{text} is where a host listens, not where others reach it: name one address of this host"
+    return ""
 
 
 def _host_fault(text: str) -> str:

@@ -42,6 +42,7 @@ class Facts:
     envoy_version: str = ""
     rejected: tuple[Rejected, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     svids: tuple[SvidStatus, ...] = ()
     resources: Mapping[str, int] = field(default_factory=dict)
     held: str = ""
@@ -81,6 +82,7 @@ def report(facts: Facts) -> Report:
         failure=state.failure,
         rejected=facts.rejected,
         problems=tuple(problems),
+        warnings=facts.warnings,
         svids=facts.svids,
         resources=dict(facts.resources),
         held=facts.held,

@@ -15,6 +15,7 @@ from agent.assembly import Assembly
 from agent.envoy.admin import AdminError as EnvoyAdminError
 from agent.explaining import Explainer
 from agent.keeping import Keeping
+from agent.minding import Minder
 from agent.pipeline import Offer
 from agent.planning import Planner
 from agent.scrape import Page
@@ -35,6 +36,7 @@ class Telling:
         self._planner = Planner(self._present, agent.outside.envoy.validate)
         self._explainer = Explainer(self._present)
         self._keeping = Keeping(agent)
+        self.minder = Minder(agent.settings, lambda: agent.outside.envoy.state().pids, agent.report)
 
     def _present(self) -> Offer | None:
         """What is offered to Envoy now."""
@@ -55,6 +57,7 @@ class Telling:
             envoy_version=agent.supervisor.version,
             rejected=agent.pipeline.rejected(),
             problems=self._problems(),
+            warnings=self.minder.warnings,
             svids=agent.keeper.svids(),
             resources=self._resources(),
             held=agent.watch.held,

@@ -20,6 +20,14 @@ class JoinError(Exception):
         self.final = final
 
 
+def way(node: str) -> str:
+    """What to do, word by word. For a host that was made anew under its old name it is the same."""
+    return (
+        f"with an operator's rights `holdfast token create {node} -i NAMESPACE/ACCOUNT --out FILE`, then on this host "
+        "`holdfast-agent join --token-file FILE`"
+    )
+
+
 def read_token(path: Path) -> str:
     """The token in a file.
 
@@ -49,15 +57,19 @@ async def join(settings: Settings, disk: Disk, token: str, exchange: Exchange, n
     )
     outcome = await exchange(Order(now=now, join=order))
     if outcome.joined is None:
-        raise JoinError(f"{outcome.error}{_hint(outcome)}", final=outcome.refused and not outcome.retry_after)
+        words = f"{outcome.error}{_hint(outcome, settings.node)}"
+        raise JoinError(words, final=outcome.refused and not outcome.retry_after)
     stored = identity_of(settings.node, outcome.joined)
     await asyncio.to_thread(_keep, disk, stored)
     return stored
 
 
-def _hint(outcome: Outcome) -> str:
+def _hint(outcome: Outcome, node: str) -> str:
     if outcome.refused:
-        return "; a token works once, for one node name, until it expires: make a new one with `holdfast token create`"
+        return (
+            "; a token works once, for one node name, until it expires. With a new one this host joins under its name, "
+            f"also where it was made anew: {way(node)}"
+        )
     return "" if outcome.clock else "; is a control-plane node running at one of these addresses?"
 
 

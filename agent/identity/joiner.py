@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from agent.identity.join import Exchange, JoinError, join, read_token
+from agent.identity.join import Exchange, JoinError, join, read_token, way
 from agent.settings import Settings
 from agent.state import Disk, StoredIdentity
 from mesh.aio import Backoff, pause
@@ -55,7 +55,7 @@ class Joiner:
             return found[0]
         where = self._settings.token_file
         if not where:
-            self._tell("this host has not joined: run `holdfast-agent join --token …` with a token for its node name")
+            self._tell(self._unjoined(found[0].node if found else ""))
             await pause(LOOK_SECONDS)
             return None
         token = ""
@@ -69,6 +69,16 @@ class Joiner:
                 self._refused = token
         await pause(LOOK_SECONDS if token == self._refused else self._backoff.next())
         return None
+
+    def _unjoined(self, former: str) -> str:
+        node = self._settings.node
+        if not former:
+            return f"this host has not joined: {way(node)}"
+        return (
+            f"this host joined as {former}, and agent.yaml says that it is {node}: set `node` back to {former}, or "
+            f"join as {node} ({way(node)}) and then `holdfast delete node {former}`. A host's name in the mesh is "
+            "`node` alone: its hostname may change"
+        )
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:

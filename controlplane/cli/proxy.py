@@ -83,6 +83,7 @@ def complaints(item: Document) -> list[str]:
         for r in report.get("rejected") or []
     ]
     lines += [f"{node}: {problem}" for problem in report.get("problems") or []]
+    lines += [f"{node}: warning: {warning}" for warning in report.get("warnings") or []]
     if report.get("maintenance"):
         lines.append(f"{node}: out of service (maintenance); `holdfast node undrain {node}` puts it back")
     if report.get("held"):

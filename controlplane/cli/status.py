@@ -111,6 +111,7 @@ def troubles(found: Mapping[str, Any], now: float) -> list[str]:
     for item in found["proxies"]["items"]:
         report = item.get("report") or {}
         lines += [f"{item['node']}: {r['object']} is refused: {r['reason']}" for r in report.get("rejected") or []]
+        lines += [f"warning: {item['node']}: {warning}" for warning in report.get("warnings") or []]
         if report.get("held"):
             lines.append(f"{item['node']}: holds back a mass deletion: {report['held']}")
     return lines

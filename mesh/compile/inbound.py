@@ -53,7 +53,7 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
     """All chains whose certificate is held. Never without a chain: Envoy refuses such a listener."""
     return pb.Listener(
         name=names.INBOUND_LISTENER,
-        address=tcp_address(frame.address, frame.mtls_port),
+        address=_place(frame),
         traffic_direction=pb.TrafficDirection.INBOUND,
         listener_filters=[tls_inspector()],
         listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),
@@ -62,6 +62,12 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
         socket_options=socket_options(),
     )
+
+
+def _place(frame: Frame) -> pb.Address:
+    found = tcp_address(frame.address, frame.mtls_port)
+    found.socket_address.ipv4_compat = frame.address == "::"
+    return found
 
 
 def _chain(frame: Frame, port: Inbound) -> pb.FilterChain:

@@ -90,7 +90,7 @@ class _Projection:
         needed |= {i.identity for i in inbound}
         return Frame(
             node=local.node,
-            address=local.address,
+            address=local.bind or local.address,
             mtls_port=local.mtls_port,
             trust_domain=local.trust_domain,
             cluster=local.cluster,

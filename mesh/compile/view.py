@@ -279,6 +279,7 @@ class Frame:
 
     node: str
     address: str
+    """Where the inbound listener is; what others are told is the endpoints' business."""
     mtls_port: int
     trust_domain: str
     cluster: str

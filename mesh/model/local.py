@@ -293,6 +293,8 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     bundle_roots: tuple[str, ...] = ()
     """PEM, from join or disk: used while the world holds no bundle of our trust domain."""
     mtls_port: int = MTLS_PORT
+    bind: str = ""
+    """Where its Envoy listens for other hosts; empty: at `address`. `::` is for IPv4, too."""
     gate: GateSpec | None = None
     trust_file: str = "/etc/ssl/certs/ca-certificates.crt"
     """The roots that the host itself trusts, for servers outside of the mesh."""

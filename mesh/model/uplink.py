@@ -60,6 +60,8 @@ class Report(Frozen, frozen=True, kw_only=True):
     """Why the newest revision is not in force: it could not be compiled, or Envoy refused it."""
     rejected: tuple[Rejected, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What does no harm yet: limits of the host that are too low, an address that is not its own."""
     svids: tuple[SvidStatus, ...] = ()
     resources: dict[str, int] = {}
     """Short type name (cds, eds, lds, rds, sds) -> how many the proxy holds."""

@@ -169,7 +169,7 @@ def config(tmp_path):
     path = tmp_path / "agent.yaml"
     path.write_text(
         yaml.safe_dump(
-            {"node": "vm1", "address": "10.0.0.1", "runDir": str(tmp_path / "run"), "dataDir": str(tmp_path / "data")}
+            {"node": "vm1", "address": "127.0.0.1", "runDir": str(tmp_path / "run"), "dataDir": str(tmp_path / "data")}
         )
     )
     return path

@@ -393,7 +393,7 @@ def test_the_join_command(tmp_path):
         config = tmp_path / "agent.yaml"
         config.write_text(
             yaml.safe_dump(
-                {"node": "vm1", "address": "10.0.0.1", "dataDir": str(disk.folder), "controlplanes": [cp.url]}
+                {"node": "vm1", "address": "127.0.0.1", "dataDir": str(disk.folder), "controlplanes": [cp.url]}
             )
         )
         (tmp_path / "token").write_text(await token(cp))
