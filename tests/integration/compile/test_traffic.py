@@ -259,7 +259,8 @@ def test_a_policy_takes_effect_on_an_open_connection(mesh: Mesh):
         for state in (closed, mesh.world):
             await asyncio.to_thread(mesh.callee.republish, state)
             answers.append(await ask(reader, writer))
-        writer.close()
+        writer.transport.abort()
+        await asyncio.sleep(0)
         return answers
 
     closed = world(policy("never", "", rule("shop/web"), action="Deny"), base=mesh.world, revision=9)

