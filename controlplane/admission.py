@@ -7,7 +7,8 @@
 An object that is as it was causes no write. Everything that the decision stood on is compared in the transaction.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -209,9 +210,10 @@ def cannot_undo(changes: Iterable[Change]) -> tuple[Violation, ...]:
 
 
 def needs(intent: Intent) -> frozenset[Ref]:
-    """Objects that the plan must see: those to change, their namespaces, and the mesh's configuration."""
+    """Objects that the plan must see: those to change, their namespaces, the mesh's configuration, and neighbours."""
     refs = {obj.ref for obj in intent.objects} | {removal.ref for removal in intent.removals}
     refs |= {Ref("Namespace", "", ref.namespace) for ref in refs if ref.namespace}
+    refs |= {ref for obj in intent.objects if obj.ref not in intent.raw for ref in obj.looks_at()}
     return frozenset(refs | {Ref("MeshConfig", "", CLUSTER_SINGLETON)})
 
 
@@ -227,7 +229,7 @@ def plan(
     if stale := [str(ref) for ref, version in _versions(intent) if version and version != str(state.revision(ref))]:
         return Conflicts(tuple(stale))
     existing = {ref: held.object for ref, held in state.current.items()}
-    faults = [fault for obj in intent.objects for fault in validate(obj, existing)]
+    faults = list(_faults(intent, existing))
     faults.extend(_namespace_faults(intent, state))
     if faults:
         return Invalid(tuple(faults))
@@ -252,6 +254,26 @@ def plan(
         )
         return Invalid((Violation(path="", reason=reason),))
     return Plan(tuple(draft.results), transaction, tuple(draft.changes), mark.entry, draft.standing)
+
+
+def _neighbours(intent: Intent, existing: Mapping[Ref, Object]) -> dict[Ref, Object]:
+    """The objects that are known, as they will be.
+
+    They may change afterwards as well, so what is wrong then is said by an object's status, and the transaction does
+    not stand on them.
+    """
+    gone = {removal.ref for removal in intent.removals}
+    after = {**existing, **{obj.ref: obj for obj in intent.objects}}
+    return {ref: obj for ref, obj in after.items() if ref not in gone}
+
+
+def _faults(intent: Intent, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+    """Each object is checked against itself as it was, and its neighbours as they will be."""
+    neighbours = _neighbours(intent, existing)
+    for obj in intent.objects:
+        before = {obj.ref: existing[obj.ref]} if obj.ref in existing else {}
+        # What is put back was there with its neighbours, and shall be again.
+        yield from validate(obj, before if obj.ref in intent.raw else ChainMap(before, neighbours))
 
 
 def _with_entry(transaction: Transaction, changes: Sequence[Change], mark: Mark, limits: Limits) -> Transaction:

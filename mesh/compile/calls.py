@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from mesh.compile import names
 from mesh.compile.attach import Applied, Attached, Policy, Token, touched
-from mesh.compile.connections import connections, hash_keys, outside_faults, spread, unfit
+from mesh.compile.connections import connections, hash_keys, outside_faults, spread
 from mesh.compile.names import defined
 from mesh.compile.policies import handling
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
@@ -31,6 +31,7 @@ from mesh.model import (
     World,
 )
 from mesh.model.checks import label_fault
+from mesh.model.policyfit import aimed_at, unfit
 
 T = TypeVar("T")
 
@@ -273,6 +274,7 @@ class _Calls:
         said = connections(policy, port.protocol)
         if policy:
             self._note_all(Fault(*words) for words in outside_faults(policy))
+            self._note_unfit(policy)
         return External(
             identity=identity,
             target=target,
@@ -351,11 +353,8 @@ class _Calls:
             found = self._world.objects.get(ref)
             if not isinstance(found, TrafficPolicy):
                 continue
-            service = self._attached.service(ServiceRef(ref.namespace, found.spec.target.service))
-            ports = service.spec.ports if service else ()
-            spoken = {port.protocol for port in ports if found.spec.target.port in {0, port.port}}
-            for path, reason in unfit(found.spec, spoken):
-                self._note(ref, path, reason)
+            _, ports = aimed_at(found.spec.target, ref.namespace, self._world.objects)
+            self._note_all(Fault(ref, fault.path, fault.reason) for fault in unfit(found.spec, ports) if fault.all)
 
     def _plain(self, target: Target) -> Assignment:
         return Assignment(names.load_assignment(*target[:3]), (self._part(target),))

@@ -14,7 +14,8 @@ from mesh.compile.attach import AnyRoute, Attached, Unresolved, fits, names_port
 from mesh.model import ExternalService, GRPCRoute, HTTPRoute, Object, Ref, Service, ServicePort, TCPRoute, TrafficPolicy
 from mesh.model.grpcroute import GrpcFilter, GrpcRule
 from mesh.model.httproute import HttpFilter, HttpRule
-from mesh.model.routing import BackendRef, ParentRef
+from mesh.model.policyfit import aimed_at, outside, unfit
+from mesh.model.routing import BackendRef, ParentRef, outside_parent
 from mesh.model.tcproute import TcpRule
 
 CONTROLLER = "holdfast.dev/mesh"
@@ -33,7 +34,7 @@ def status(obj: Object, objects: Mapping[Ref, Object]) -> dict[str, Any]:
     if isinstance(obj, HTTPRoute | GRPCRoute | TCPRoute):
         return _route(obj, objects)
     if isinstance(obj, TrafficPolicy):
-        return {"conditions": [_shown(_policy(obj, objects), obj)]}
+        return {"conditions": [_shown(c, obj) for c in _of_policy(obj, objects)]}
     return {}
 
 
@@ -83,9 +84,10 @@ def _shown(condition: Condition, obj: Object) -> dict[str, Any]:
 
 def _accepted(route: AnyRoute, parent: ParentRef, objects: Mapping[Ref, Object], attached: Attached) -> Condition:
     name = parent_of(route, parent)
-    service = objects.get(Ref("Service", name.namespace, name.name))
+    service = objects.get(Ref("Service", *name))
     if not isinstance(service, Service):
-        return Condition("Accepted", fine=False, reason="NoMatchingParent", message=f"there is no Service {name}")
+        message = outside_parent(name, objects) or f"there is no Service {name}"
+        return Condition("Accepted", fine=False, reason="NoMatchingParent", message=message)
     ports = [port for port in service.spec.ports if names_port(parent, port)]
     if not ports:
         return Condition("Accepted", fine=False, reason="NoMatchingParent", message=f"Service {name} has no such port")
@@ -130,18 +132,37 @@ def _backends(route: AnyRoute) -> Iterator[tuple[str, BackendRef]]:
                 yield f"{where}.filters[{number}].requestMirror", item.request_mirror.backend_ref
 
 
+def _of_policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Iterator[Condition]:
+    accepted = _policy(policy, objects)
+    yield accepted
+    if accepted.fine:
+        yield _honoured(policy, objects)
+
+
 def _policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Condition:
     target, namespace = policy.spec.target, policy.metadata.namespace
-    places = [Ref(kind, namespace, target.service) for kind in ("Service", "ExternalService")]
-    service = next((objects[place] for place in places if place in objects), None)
-    if not isinstance(service, Service | ExternalService):
+    service, ports = aimed_at(target, namespace, objects)
+    if service is None:
         message = f"there is no Service or ExternalService {target.service}.{namespace}"
         return Condition("Accepted", fine=False, reason="TargetNotFound", message=message)
-    if target.port and all(port.port != target.port for port in service.spec.ports):
-        message = f"Service {service.service} has no port {target.port}"
+    if target.port and not ports:
+        message = f"{service.kind} {service.service} has no port {target.port}"
         return Condition("Accepted", fine=False, reason="TargetNotFound", message=message)
     other = Attached(objects).overruled(policy)
     if other is not None:
         message = f"TrafficPolicy {other.metadata.name} has the same target and is older"
         return Condition("Accepted", fine=False, reason="Conflicted", message=message)
     return Condition("Accepted", fine=True, reason="Accepted")
+
+
+def _honoured(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Condition:
+    """Is all of it, at every port that it is for?"""
+    found, ports = aimed_at(policy.spec.target, policy.metadata.namespace, objects)
+    words = [
+        f"{fault.path} not at {', '.join(map(str, fault.ports))}: {fault.reason}" for fault in unfit(policy.spec, ports)
+    ]
+    if isinstance(found, ExternalService):
+        words += [f"{path}: {reason}" for _, path, reason in outside(policy.spec)]
+    if words:
+        return Condition("Honoured", fine=False, reason="UnsupportedProtocol", message="; ".join(words))
+    return Condition("Honoured", fine=True, reason="Honoured")

@@ -84,6 +84,10 @@ class Object(Frozen, frozen=True, kw_only=True, omit_defaults=False):
 
         return label_fault(self.metadata.name)
 
+    def looks_at(self) -> Iterator[Ref]:
+        """Other objects that `check` wants to see, wherever they may be among the mesh's. Of a sound object only."""
+        yield from ()
+
     def check(self, existing: Mapping[Ref, "Object"]) -> Iterator[Violation]:
         """All faults of the spec that types cannot express. `existing`: the objects of the mesh, as far as known.
 

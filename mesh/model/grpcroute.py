@@ -26,6 +26,7 @@ from mesh.model.routing import (
     mirror_faults,
     modifier_faults,
     names_faults,
+    parents_places,
     subdomain_fault,
     too_many,
     unsupported,
@@ -107,10 +108,12 @@ class GRPCRoute(Object, frozen=True, kw_only=True):
     def name_fault(self) -> str:
         return subdomain_fault(self.metadata.name)
 
+    def looks_at(self) -> Iterator[Ref]:
+        yield from parents_places(self.metadata, self.spec.parent_refs)
+
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
-        del existing
         spec = self.spec
-        yield from head_faults(spec.parent_refs, spec.use_default_gateways, spec.hostnames)
+        yield from head_faults(self.metadata, existing, spec.parent_refs, spec.use_default_gateways, spec.hostnames)
         yield from too_many("spec.rules", spec.rules, MAX_RULES)
         if sum(len(rule.matches) for rule in spec.rules) > MAX_ALL_MATCHES:
             yield Violation(path="spec.rules", reason=f"more than {MAX_ALL_MATCHES} matches in all")

@@ -6,10 +6,10 @@ field.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from mesh.model.base import Frozen, Violation
+from mesh.model.base import Frozen, Metadata, Object, Ref, ServiceRef, Violation
 from mesh.model.checks import at, label_fault, number_fault, port_fault, repeated, shown
 
 GROUP = "gateway.networking.k8s.io"
@@ -170,11 +170,32 @@ def parents_faults(parents: tuple[ParentRef, ...]) -> Iterator[Violation]:
             yield Violation(path=f"spec.parentRefs[{index}]", reason=reason)
 
 
+def parents_places(own: Metadata, parents: tuple[ParentRef, ...]) -> Iterator[Ref]:
+    """What parents may be: Services, or by mistake ExternalServices."""
+    for parent in parents:
+        for kind in ("Service", "ExternalService"):
+            yield Ref(kind, parent.namespace or own.namespace, parent.name)
+
+
+def outside_parent(service: ServiceRef, existing: Mapping[Ref, Object]) -> str:
+    """Why a route cannot hang on this, if it is a name outside of the mesh; empty: it is not, as far as is known."""
+    if Ref("Service", *service) in existing or Ref("ExternalService", *service) not in existing:
+        return ""
+    return f"{service} is an ExternalService: routes hang on Services only, and may lead to it as a backend"
+
+
 def head_faults(
-    parents: tuple[ParentRef, ...], gateways: str | None, hostnames: tuple[str, ...] = ()
+    own: Metadata,
+    existing: Mapping[Ref, Object],
+    parents: tuple[ParentRef, ...],
+    gateways: str | None,
+    hostnames: tuple[str, ...] = (),
 ) -> Iterator[Violation]:
     """What all kinds of route say before their rules."""
     yield from parents_faults(parents)
+    for index, parent in enumerate(parents):
+        place = ServiceRef(parent.namespace or own.namespace, parent.name)
+        yield from at(f"spec.parentRefs[{index}].name", outside_parent(place, existing))
     yield from unsupported(
         "spec.hostnames", hostnames, "a Service is called by its name; match the header Host instead"
     )

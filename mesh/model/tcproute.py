@@ -11,6 +11,7 @@ from mesh.model.routing import (
     backend_faults,
     head_faults,
     names_faults,
+    parents_places,
     subdomain_fault,
     too_many,
 )
@@ -37,10 +38,12 @@ class TCPRoute(Object, frozen=True, kw_only=True):
     def name_fault(self) -> str:
         return subdomain_fault(self.metadata.name)
 
+    def looks_at(self) -> Iterator[Ref]:
+        yield from parents_places(self.metadata, self.spec.parent_refs)
+
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
-        del existing
         spec = self.spec
-        yield from head_faults(spec.parent_refs, spec.use_default_gateways)
+        yield from head_faults(self.metadata, existing, spec.parent_refs, spec.use_default_gateways)
         yield from too_many("spec.rules", spec.rules, 1, 1)
         yield from names_faults("spec.rules", (rule.name for rule in spec.rules))
         for index, rule in enumerate(spec.rules):

@@ -22,7 +22,9 @@ from mesh.model.checks import (
     shown,
 )
 from mesh.model.duration import duration_fault, seconds
+from mesh.model.externalservice import ExternalService
 from mesh.model.httproute import header_match_faults, path_fault
+from mesh.model.policyfit import aimed_at, outside, places, unfit
 from mesh.model.regex import prefix_expression, regex_fault
 from mesh.model.routing import HeaderMatch, header_name_fault, too_many
 
@@ -265,8 +267,11 @@ class TrafficPolicy(Object, frozen=True, kw_only=True):
     kind: Literal["TrafficPolicy"] = "TrafficPolicy"
     spec: TrafficPolicySpec
 
+    def looks_at(self) -> Iterator[Ref]:
+        yield from places(self.spec.target, self.metadata.namespace)
+
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
-        del existing
+        yield from self._unfit(existing)
         spec = self.spec
         yield from at("spec.target.service", label_fault(spec.target.service))
         if spec.target.port:
@@ -291,6 +296,15 @@ class TrafficPolicy(Object, frozen=True, kw_only=True):
         if spec.health_check:
             yield from _health_faults("spec.healthCheck", spec.health_check)
         yield from _lists(spec)
+
+    def _unfit(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        """What nothing that it is for can have, as far as that is known by now."""
+        found, ports = aimed_at(self.spec.target, self.metadata.namespace, existing)
+        faults = {f.path: f.reason for f in unfit(self.spec, ports) if f.all}
+        if isinstance(found, ExternalService):
+            faults |= {path: reason for _, path, reason in outside(self.spec)}
+        for path, reason in faults.items():
+            yield Violation(path=path, reason=f"{reason} ({found.kind} {found.service})" if found else reason)
 
 
 def _times(where: str, bounds: Mapping[str, tuple[float, float]], value: Frozen) -> Iterator[Violation]:

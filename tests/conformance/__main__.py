@@ -9,4 +9,4 @@ if __name__ == "__main__":
     parser.add_argument("--schema", action="store_true", help="the list of fields, too, from the pinned module")
     if parser.parse_args().schema:
         listed.LIST.write_text(listed.from_module())
-    table.PAGE.write_text(table.put(table.PAGE.read_text(), table.markdown(table.current())))
+    table.PAGE.write_text(table.put(table.PAGE.read_text(), table.tables()))

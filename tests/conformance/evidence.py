@@ -27,10 +27,11 @@ def documents() -> list[Mapping[str, Any]]:
     return [d for file in sorted(SPECIMENS.glob("*.yaml")) for d in codec.load_yaml(file.read_text())]
 
 
-def violations(document: Mapping[str, Any]) -> tuple[Violation, ...]:
-    """Everything that is wrong with it, as the API would say."""
+def violations(document: Mapping[str, Any], *beside: Mapping[str, Any]) -> tuple[Violation, ...]:
+    """Everything that is wrong with it beside these, as the API would say."""
     found = codec.decode_strict(document)
-    return found if isinstance(found, tuple) else validate.validate(found)
+    known = [other for tree in beside if not isinstance(other := codec.decode_strict(tree), tuple)]
+    return found if isinstance(found, tuple) else validate.validate(found, {other.ref: other for other in known})
 
 
 def gather(fields: Iterable[Field], specimens: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Evidence]:

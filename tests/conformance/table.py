@@ -105,6 +105,30 @@ def _outcome(row: Row) -> str:
     return f"honoured: [`{name}`](../{file})"
 
 
+_PLACES = {
+    "on ports of protocol tcp": {"kind": "Service", "spec": {"ports": [{"port": 80, "protocol": "tcp"}]}},
+    "for an ExternalService": {
+        "kind": "ExternalService", "spec": {"hosts": ["api.example"], "ports": [{"port": 80, "protocol": "http"}]}
+    },
+}  # fmt: skip
+"""Where a TrafficPolicy can have less than elsewhere, as what it is for."""
+
+
+def places() -> str:
+    """A table of what is refused there though it is honoured elsewhere, by the specimens that are taken."""
+    policies = [d for d in evidence.documents() if d["kind"] == listed.POLICY and not evidence.violations(d)]
+    lines = ["### TrafficPolicy, by what it is for", "", "| field | where | |", "|---|---|---|"]
+    for where, tree in _PLACES.items():
+        there = {"apiVersion": "holdfast.dev/v1", "metadata": {"name": "api", "namespace": "shop"}, **tree}
+        found = {fault.path: fault for policy in policies for fault in evidence.violations(policy, there)}
+        lines += [f"| `{path}` | {where} | refused: `{path}: {found[path].reason}` |" for path in sorted(found)]
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    return f"{markdown(current())}\n\n{places()}"
+
+
 def put(page: str, tables: str) -> str:
     """The page with these tables in place of those that it has."""
     before, _, rest = page.partition(_HEAD)

@@ -53,6 +53,31 @@ def test_a_policy():
     assert conditions(a_service("api") + a_policy("p", retries, ", port: 9"), policy)["Accepted"][1] == "TargetNotFound"
 
 
+def test_a_policy_that_is_honoured_at_some_ports_or_at_none_says_so():
+    policy = Ref("TrafficPolicy", "shop", "p")
+    both = "loadBalancing: {algorithm: Maglev, hash: [{header: x}]}\n  retries: {attempts: 1}"
+    assert conditions(a_service("api") + a_policy("p", both), policy)["Honoured"] == ("True", "Honoured")
+    known = objects(a_service("api", protocol="tcp") + a_policy("p", both))
+    found = {c["type"]: c for c in status(known[policy], known)["conditions"]}
+    assert (found["Accepted"]["status"], found["Honoured"]["status"]) == ("True", "False")
+    assert "spec.retries not at 80" in found["Honoured"]["message"]
+    assert "spec.loadBalancing.hash not at 80" in found["Honoured"]["message"]
+
+
+def test_a_route_on_a_name_outside_of_the_mesh_says_so():
+    outside = """
+---
+apiVersion: holdfast.dev/v1
+kind: ExternalService
+metadata: {name: api, namespace: shop}
+spec: {hosts: [api.example], ports: [{port: 80, protocol: http}]}
+"""
+    known = objects(outside + a_route("r"))
+    accepted = status(known[ROUTE], known)["parents"][0]["conditions"][0]
+    assert (accepted["status"], accepted["reason"]) == ("False", "NoMatchingParent")
+    assert "is an ExternalService" in accepted["message"]
+
+
 def test_other_kinds_have_none():
     known = objects(a_service("api"))
     assert status(known[Ref("Service", "shop", "api")], known) == {}

@@ -121,6 +121,12 @@ def test_what_tcp_cannot_have_is_said_and_left_out():
     found = made(known(policy("db", "healthCheck: {type: grpc}")))
     assert [(str(p.object), p.path) for p in found.problems] == [("TrafficPolicy shop/db", "spec.healthCheck")]
     assert not health_checks(found, "5432|db.shop")
+    requests = (
+        "retries: {attempts: 1}\n  faults: [{name: a, abort: {status: 500}}]\n  rateLimits: [{name: a, requests: 1}]"
+    )
+    for spec in (requests, requests + "\n  circuitBreaking: {maxConnections: 1}"):
+        found = made(known(policy("db", spec)))
+        assert {p.path for p in found.problems} == {"spec.retries", "spec.faults", "spec.rateLimits"}
 
 
 def health_checks(found: Snapshot, name: str) -> list[pb.HealthCheck]:
