@@ -1,6 +1,9 @@
-"""The words of the agent's state machine: events (past tense) and instructions (imperative). Pure."""
+"""The words of the agent's state machine: events (past tense) and instructions (imperative). Pure.
 
-from dataclasses import dataclass
+Structs, not dataclasses: 45 of those would cost every host half a megabyte.
+"""
+
+from msgspec import Struct
 
 from mesh.model import Revision
 
@@ -11,8 +14,7 @@ MINIMAL = -1
 # --- events: what happened -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     """The agent has read its disk and looked for a running Envoy."""
 
     identity: bool
@@ -25,28 +27,23 @@ class Started:
     """An Envoy of an earlier run is alive, with whatever configuration it had."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """The node identity is held and on disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class IdentitiesChanged:
+class IdentitiesChanged(Struct, frozen=True):
     """Certificates of local services, the gate or the node are new, or roots are."""
 
 
-@dataclass(frozen=True, slots=True)
-class DefinitionsChanged:
+class DefinitionsChanged(Struct, frozen=True):
     """services.d says something else."""
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChanged:
+class HealthChanged(Struct, frozen=True):
     """An instance passed or failed its check."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorldChanged:
+class WorldChanged(Struct, frozen=True):
     """There is a newer world to compile."""
 
     revision: Revision
@@ -54,38 +51,32 @@ class WorldChanged:
     """False: it came from disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """Nothing changed for this host up to this revision."""
 
     revision: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(Struct, frozen=True):
     revision: Revision
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CompileFailed:
+class CompileFailed(Struct, frozen=True):
     """A fault of ours; the last good configuration goes on."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyConnected:
+class ProxyConnected(Struct, frozen=True):
     """Envoy opened its stream to us."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyDisconnected:
+class ProxyDisconnected(Struct, frozen=True):
     """Its last stream closed; it may well go on serving."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acked:
+class Acked(Struct, frozen=True):
     """Envoy holds all of it."""
 
     digest: bytes
@@ -93,23 +84,20 @@ class Acked:
     """Nothing but load assignments had changed, so nothing can be warming because of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Warmed:
+class Warmed(Struct, frozen=True):
     """Envoy holds this one and nothing of it is warming."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """Envoy refused something of it."""
 
     digest: bytes
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Withheld:
+class Withheld(Struct, frozen=True):
     """Not all of it was offered: the rest would be what Envoy has refused already."""
 
     digest: bytes
@@ -117,81 +105,67 @@ class Withheld:
     """That refusal's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stalled:
+class Stalled(Struct, frozen=True):
     """Envoy has said nothing to this offer for too long; later changes need not wait for it."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SearchEnded:
+class SearchEnded(Struct, frozen=True):
     """The guilty objects of a refusal are known, or it is known that they cannot be found."""
 
     found: bool
 
 
-@dataclass(frozen=True, slots=True)
-class EnvoyReady:
+class EnvoyReady(Struct, frozen=True):
     """The process is live."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnvoyGone:
+class EnvoyGone(Struct, frozen=True):
     """The process ended, or cannot be reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnvoyUnfit:
+class EnvoyUnfit(Struct, frozen=True):
     """It crashes again and again with what it was given."""
 
     reason: str = "Envoy crashes again and again"
 
 
-@dataclass(frozen=True, slots=True)
-class ControlPlaneUp:
+class ControlPlaneUp(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class ControlPlaneDown:
+class ControlPlaneDown(Struct, frozen=True):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreBroken:
+class StoreBroken(Struct, frozen=True):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreRestored:
+class StoreRestored(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class RenewDue:
+class RenewDue(Struct, frozen=True):
     """A certificate has used up its share of life, or is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Struct, frozen=True):
     """The control plane knows our instances as they were when asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deregistered:
+class Deregistered(Struct, frozen=True):
     """It knows that we have none, or could not be told in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     """SIGTERM: the agent leaves and Envoy goes on. With drain: the host leaves the mesh."""
 
     drain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Struct, frozen=True):
     """Time went by, and somebody wants to know whether the agent goes with it."""
 
 
@@ -231,92 +205,76 @@ Event = (
 # --- instructions: what to do ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Struct, frozen=True):
     """Get a node identity; try until it is there. Answer: Joined."""
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(Struct, frozen=True):
     """Watch the mesh from now on. Answers: WorldChanged, Observed, StoreBroken, StoreRestored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(Struct, frozen=True):
     """Get or renew the certificates that are missing or due. Answer: IdentitiesChanged."""
 
 
-@dataclass(frozen=True, slots=True)
-class UseGeneration:
+class UseGeneration(Struct, frozen=True):
     """Take the world from disk. Answer: WorldChanged(live=False)."""
 
     number: int
     """0 is the newest; MINIMAL is an empty world."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compile:
+class Compile(Struct, frozen=True):
     """Compile what is known now. Answer: Compiled or CompileFailed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Offer the compiled snapshot to Envoy. Answer: Acked, Refused, Withheld or Stalled."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitWarm:
+class AwaitWarm(Struct, frozen=True):
     """Ask Envoy until nothing is warming. Answer: Warmed."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class FindGuilty:
+class FindGuilty(Struct, frozen=True):
     """Search what Envoy refused, away from the hot path. Answer: SearchEnded."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EnsureEnvoy:
+class EnsureEnvoy(Struct, frozen=True):
     """Start Envoy, or adopt the one that runs. Answers: EnvoyReady, EnvoyGone, EnvoyUnfit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(Struct, frozen=True):
     """Tell the control plane all instances of this host. Answer: Registered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deregister:
+class Deregister(Struct, frozen=True):
     """Tell it that there are none; bounded in time. Answer: Deregistered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True):
     """Write the world that is in force to disk; coalesced."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What is observed, applied or refused changed; tell whoever listens."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopEnvoy:
+class StopEnvoy(Struct, frozen=True):
     """Drain Envoy and end it. Answer: EnvoyGone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Struct, frozen=True):
     """Leave; what must be written is written first."""
 
 
-@dataclass(frozen=True, slots=True)
-class SayAlive:
+class SayAlive(Struct, frozen=True):
     """The answer to a beat."""
 
 

@@ -1,4 +1,7 @@
-"""What this host's proxy would do with a call, for `holdfast explain`: from the configuration that is offered to it."""
+"""What this host's proxy would do with a call, for `holdfast explain`: from the configuration that is offered to it.
+
+The simulator is loaded when somebody asks first: it is 1 MB, and most hosts are never asked.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -9,8 +12,6 @@ import msgspec
 from agent.pipeline import Offer
 from mesh import codec
 from mesh import compile as mesh_compile
-from mesh.compile import explain, simulate
-from mesh.compile.explain import Present
 from mesh.model.explained import AnswerQuestion, CallQuestion
 
 T = TypeVar("T", CallQuestion, AnswerQuestion)
@@ -26,21 +27,22 @@ class Explainer:
 
     async def call(self, body: str) -> str:
         """A local application's call: CallQuestion -> Called."""
-        asked = _read(CallQuestion, body)
-        return await asyncio.to_thread(self._answer, lambda present: explain.call(present, asked))
+        return await asyncio.to_thread(self._answer, _read(CallQuestion, body))
 
     async def answer(self, body: str) -> str:
         """A call that reaches this host: AnswerQuestion -> Answered."""
-        asked = _read(AnswerQuestion, body)
-        return await asyncio.to_thread(self._answer, lambda present: explain.answer(present, asked))
+        return await asyncio.to_thread(self._answer, _read(AnswerQuestion, body))
 
-    def _answer(self, find: Callable[[Present], msgspec.Struct]) -> str:
+    def _answer(self, asked: CallQuestion | AnswerQuestion) -> str:
+        from mesh.compile import explain, simulate
+
         offer = self._present()
         if offer is None:
             raise ExplainError("this host has not compiled anything yet")
         view = mesh_compile.project(offer.world, offer.local)
+        present = explain.Present(offer.snapshot, view.frame, offer.world, offer.local)
         try:
-            found = find(Present(offer.snapshot, view.frame, offer.world, offer.local))
+            found = explain.call(present, asked) if isinstance(asked, CallQuestion) else explain.answer(present, asked)
         except (explain.CannotExplainError, simulate.Unsupported) as exc:
             raise ExplainError(str(exc)) from exc
         return msgspec.json.encode(found).decode()

@@ -1,12 +1,11 @@
 """The one door to Envoy's generated protos (xds-protos): explicit names, type URLs, encoding.
 
-All of these together cost some 6 MB and 0.1 s; the JSON form is loaded when it is first asked for.
+All of these together cost some 6 MB and 0.1 s; what few processes need (JSON, Bootstrap) is loaded when first asked for.
 """
 
 from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter
-from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
@@ -165,6 +164,13 @@ def to_json(message: Message) -> dict[str, Any]:
     return tree
 
 
+def bootstrap() -> Any:
+    """An empty Bootstrap."""
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+
+    return Bootstrap()
+
+
 def unknown(message: Message) -> bool:
     """Does it carry fields that these protos do not have?"""
     return len(UnknownFieldSet(message)) > 0
@@ -204,7 +210,6 @@ __all__ = [
     "ApiVersion",
     "BindConfig",
     "BoolValue",
-    "Bootstrap",
     "CertificateValidationContext",
     "CidrRange",
     "CircuitBreakers",
@@ -319,6 +324,7 @@ __all__ = [
     "XdsExtension",
     "XdsStringMatcher",
     "any_of",
+    "bootstrap",
     "decode",
     "duration",
     "encode",

@@ -94,7 +94,8 @@ def reason(log: str) -> str:
 
 def static_resources(snapshot: Snapshot) -> bytes:
     """An encoded Bootstrap that holds all of a snapshot. What has no static form is wrapped in what has."""
-    static = pb.Bootstrap.StaticResources()
+    bootstrap = pb.bootstrap()
+    static = bootstrap.static_resources
     resources = snapshot.resources
     for body in _bodies(resources.get(pb.CLUSTER, {})):
         static.clusters.add().MergeFromString(body)
@@ -110,7 +111,7 @@ def static_resources(snapshot: Snapshot) -> bytes:
         static.clusters.add(name=assignment.cluster_name, type=pb.Cluster.STATIC, load_assignment=assignment)
     for number, body in enumerate(_bodies(resources.get(pb.ROUTE, {}))):
         static.listeners.append(_holder(pb.RouteConfiguration.FromString(body), number))
-    return pb.encode(pb.Bootstrap(static_resources=static))
+    return pb.encode(bootstrap)
 
 
 def _bodies(resources: Resources) -> Iterator[bytes]:

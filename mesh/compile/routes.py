@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, pairwise
 
-import re2
-
 from mesh import pb
 from mesh.compile import http, matching, names
 from mesh.compile import tries as trying
 from mesh.compile.rules import Entry, Mirror, Target
 from mesh.model.duration import seconds
 from mesh.model.httproute import HttpMatch, HttpRetry
+from mesh.model.regex import literal
 from mesh.model.routing import Cors, Header, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
 from mesh.model.trafficpolicy import HashKey
 
@@ -272,7 +271,7 @@ def _replace_prefix(action: pb.RouteAction | pb.RedirectAction, wanted: PathModi
     if prefix and instead:
         action.prefix_rewrite = instead
     elif prefix:
-        action.regex_rewrite.CopyFrom(_regex(f"^{re2.escape(prefix)}/*", "/"))
+        action.regex_rewrite.CopyFrom(_regex(f"^{literal(prefix)}/*", "/"))
     elif instead:
         action.regex_rewrite.CopyFrom(_regex("^/", f"{instead}/"))
 
@@ -344,4 +343,4 @@ def _cors(wanted: Cors) -> pb.CorsPolicy:
 def _origin(origin: str) -> pb.StringMatcher:
     if "*" not in origin:
         return matching.text(origin)
-    return matching.text(re2.escape(origin).replace(r"\*", "[^/]*"), regex=True)
+    return matching.text(literal(origin).replace(r"\*", "[^/]*"), regex=True)

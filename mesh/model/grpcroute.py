@@ -4,12 +4,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-import re2
-
 from mesh.model.base import Frozen, Object, Ref, Violation
 from mesh.model.checks import at, shown
 from mesh.model.httproute import header_match_faults
-from mesh.model.regex import regex_fault
+from mesh.model.regex import literal, regex_fault
 from mesh.model.routing import (
     MAX_ALL_MATCHES,
     MAX_BACKENDS,
@@ -54,7 +52,7 @@ class MethodMatch(Frozen, frozen=True, kw_only=True):
 def method_expression(match: MethodMatch) -> str:
     """For the path of a call (`/<service>/<method>`), where no exact path or prefix says the same; else empty."""
     if match.type == "Exact":
-        return "" if match.service.removeprefix(".") else f"/[^/]+/{re2.escape(match.method)}"
+        return "" if match.service.removeprefix(".") else f"/[^/]+/{literal(match.method)}"
     # Each in brackets of its own: an alternative inside must not swallow the slash.
     service, name = (f"(?:{text})" if text else "[^/]+" for text in (match.service, match.method))
     return f"/{service}/{name}"
