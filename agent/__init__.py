@@ -7,5 +7,6 @@ identity    keys, join, renewal                             register  local defi
 uplink      the one door to the control plane               status    what is observed, applied, refused
 planning    what a change that is not written would do      telling   facts and answers for whoever asks
 xds         delta ADS and SDS on a unix socket              envoy     bootstrap, launcher, admin
-daemon      composition root
+peers       where the rest of the mesh is, whom we believe    outside   what is needed of the world outside
+daemon      composition root: assembly is what it puts together
 """

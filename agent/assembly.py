@@ -1,31 +1,27 @@
 """The agent put together: every part, and the wires between them. Decisions are the machine's, I/O the parts'.
 
-What is outside (clock, Envoy, the store, the CA) comes in as `Outside`, so that a whole agent can run on fakes that
-behave.
+What is outside (clock, Envoy, the store, the CA) comes in as `Outside`, so that a whole agent can run on fakes.
 """
 
 import asyncio
-import random
-import ssl
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 
-from agent import capture, kept, metrics, notify, redirect, tls
+from agent import capture, kept, metrics, notify, redirect
 from agent import events as ev
-from agent.envoy.admin import AdminError, ServerInfo
-from agent.envoy.process import EnvoyState
+from agent.envoy.admin import AdminError
 from agent.health import Monitor
 from agent.host import Host
 from agent.hostd.wanted import Wanted
-from agent.identity.join import Exchange
 from agent.identity.joiner import Joiner
 from agent.identity.keeper import Keeper
+from agent.outside import Outside
+from agent.peers import Peers
 from agent.pipeline import Offer, Pipeline, in_force
 from agent.redirector import Redirector
 from agent.register import Registrar
@@ -40,7 +36,7 @@ from agent.xds.server import XdsServer
 from mesh import compile as mesh_compile
 from mesh.aio import pause
 from mesh.compile.types import Snapshot
-from mesh.model import Identity, Instance, Revision, ServiceRef, World
+from mesh.model import Instance, Revision, ServiceRef, World
 from mesh.model.uplink import Hello, Report
 from mesh.store.protocol import Store
 
@@ -51,36 +47,6 @@ DEREGISTER_SECONDS = 5.0
 
 CLOSE_SECONDS = 2.0
 """A store that was replaced is closed when its successor has long taken over."""
-
-
-class EnvoyOutside(Protocol):
-    """agent.envoy.process.Envoy, as far as it is needed."""
-
-    async def ensure(self) -> str: ...
-    async def stop(self, *, drain: bool = True, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
-    def state(self) -> EnvoyState: ...
-    async def info(self) -> ServerInfo | None: ...
-    async def warming(self) -> int: ...
-    async def prometheus(self) -> bytes: ...
-    async def config_dump(self) -> Any: ...
-    async def stats(self, pattern: str) -> Mapping[str, int]: ...
-    async def hot_restart(self, *, timeout: float = 60.0) -> None: ...  # noqa: ASYNC109
-    async def renew_launcher(self) -> None: ...
-    async def validate(self, snapshot: Snapshot) -> str | None: ...
-
-
-OpenStore = Callable[[Sequence[str], Sequence[str], Identity], Store]
-"""Gates, roots and our identity -> a store. Opened anew when one of them is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    envoy: EnvoyOutside
-    exchange: Exchange
-    open_store: OpenStore
-    clock: Callable[[], float]
-    rng: random.Random
-    version: str
 
 
 class Assembly:
@@ -100,11 +66,12 @@ class Assembly:
         self.joiner = Joiner(
             settings, self.disk, outside.exchange, on_joined=self._joined, clock=outside.clock, rng=rng
         )
+        self.peers = Peers(settings, lambda: self.keeper.stored, lambda: self.pipeline.world)
         self.keeper = Keeper(
             self.disk,
             outside.exchange,
-            urls=self.controlplanes,
-            roots=self.roots,
+            urls=self.peers.controlplanes,
+            roots=self.peers.roots,
             wanted=self.host.wanted,
             on_change=self._identities_changed,
             on_due=lambda: post(ev.RenewDue()),
@@ -124,7 +91,7 @@ class Assembly:
             counters=self.counters,
         )
         self.saver = Saver(self.disk.worlds, self._stored_world, self.counters)
-        self.controlplane = ControlPlane(self.controlplanes, self._tls, rng=rng)
+        self.controlplane = ControlPlane(self.peers.controlplanes, self.peers.tls, rng=rng)
         self.registrar = Registrar(self.controlplane, self._instances, on_registered=self._registered, rng=rng)
         self.redirector = Redirector(Path(settings.capture.socket), self._offer, self.report)
         self.monitor: Monitor | None = None
@@ -134,11 +101,9 @@ class Assembly:
         self.uplink_problem = "not connected yet"
         self.registered = False
         self._generations: tuple[StoredWorld, ...] = ()
-        self._context: ssl.SSLContext | None = None
         self._group: asyncio.TaskGroup | None = None
         self._exit = asyncio.Event()
         self._joined_event = asyncio.Event()
-        self._connected_as: tuple[object, object] = (None, None)
         self._redirected_for = b""
         self._interested: tuple[tuple[object, ...], frozenset[ServiceRef]] | None = None
 
@@ -210,14 +175,13 @@ class Assembly:
 
     def _hold(self, stored: StoredIdentity) -> None:
         self.keeper.start(stored)
-        self._connected_as = (stored.own, self.roots())
+        self.peers.renewed()  # from now on
         self._joined_event.set()
         self._relocal()
 
     def _relocal(self) -> None:
         """What the host holds or defines is another."""
         assert self.keeper.stored is not None
-        self._context = None
         local = self.host.local(self.keeper.stored)
         if local != self.pipeline.local:
             self.pipeline.local = local
@@ -236,10 +200,8 @@ class Assembly:
 
     def _connect_anew(self) -> None:
         """If our certificate or whom we trust is new: connections are replaced while the old ones are still good."""
-        stored = self.keeper.stored
-        if stored is None or (stored.own, self.roots()) == self._connected_as:
+        if not self.peers.renewed():
             return
-        self._connected_as, self._context = (stored.own, self.roots()), None
         if self.store is not None:
             self.follow()
         if self.uplink is not None:
@@ -304,28 +266,6 @@ class Assembly:
 
     # --- what they need to know ---
 
-    def controlplanes(self) -> tuple[str, ...]:
-        told = self.keeper.stored.controlplanes if self.keeper.stored else ()
-        return tuple(dict.fromkeys((*self.settings.controlplanes, *told)))
-
-    def gates(self) -> tuple[str, ...]:
-        """Those of the settings, or those told at the join."""
-        return self.settings.gates or (self.keeper.stored.gates if self.keeper.stored else ())
-
-    def roots(self) -> tuple[str, ...]:
-        """Whom we believe to be of our mesh: by the bundle that it publishes; before that is known, by the join."""
-        stored = self.keeper.stored
-        if stored is None:
-            return ()
-        bundle = self.pipeline.world.bundle(stored.trust_domain)
-        return tls.usable(bundle.spec.roots if bundle else ()) or stored.roots
-
-    def _tls(self) -> ssl.SSLContext | None:
-        stored = self.keeper.stored
-        if self._context is None and stored is not None:
-            self._context = tls.context(self.roots(), stored.own)
-        return self._context
-
     def _instances(self) -> tuple[Instance, ...]:
         assert self.monitor is not None
         return self.host.instances(self.monitor, self.keeper.held)
@@ -339,12 +279,12 @@ class Assembly:
         self.joiner.start()
 
     def follow(self) -> None:
-        stored, gates = self.keeper.stored, self.gates()
+        stored, gates = self.keeper.stored, self.peers.gates()
         if stored is None or not gates:
             self.store_problem = "no store gate is known: name one under `gates` in agent.yaml"
             self.runtime.post(ev.StoreBroken(self.store_problem))
             return
-        former, self.store = self.store, self.outside.open_store(gates, self.roots(), stored.own)
+        former, self.store = self.store, self.outside.open_store(gates, self.peers.roots(), stored.own)
         self.watch.follow(self.store)
         if former is not None:
             self._spawn(self._close_later(former))
@@ -380,7 +320,7 @@ class Assembly:
             self.xds.publish(offer.snapshot)
 
     def _redirected(self, offer: Offer) -> Wanted:
-        places = (*self.gates(), *(urlsplit(url).netloc for url in self.controlplanes()))
+        places = (*self.peers.gates(), *(urlsplit(url).netloc for url in self.peers.controlplanes()))
         hosts = [place.rpartition(":")[0] or place for place in places]
         return capture.wanted(offer.local, offer.snapshot, self.settings.capture, hosts)
 

@@ -16,10 +16,11 @@ import structlog
 from agent import events as ev
 from agent import notify
 from agent.admin import AdminServer
-from agent.assembly import Assembly, Outside
+from agent.assembly import Assembly
 from agent.envoy.bootstrap import BootstrapSettings
 from agent.envoy.process import Envoy, EnvoySettings
 from agent.identity import process
+from agent.outside import Outside
 from agent.scrape import ScrapeServer
 from agent.settings import Settings
 from agent.telling import Telling

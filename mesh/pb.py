@@ -1,6 +1,6 @@
 """The one door to Envoy's generated protos (xds-protos): explicit names, type URLs, encoding.
 
-All of these together cost some 6 MB and 0.1 s; what few processes need (JSON, Bootstrap) is loaded when first asked for.
+All of these together cost some 6 MB and 0.1 s; what few need (JSON, Bootstrap) is loaded when asked for first.
 """
 
 from typing import Any

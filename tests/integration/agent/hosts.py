@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from agent.assembly import Assembly, Outside
+from agent.assembly import Assembly
 from agent.daemon import envoy_settings
 from agent.envoy.process import Envoy
 from agent.identity import exchange
+from agent.outside import Outside
 from agent.settings import EnvoySettings, Settings
 from agent.telling import Telling
 from controlplane.demo.binaries import find_envoy

@@ -332,7 +332,7 @@ def test_a_new_root_is_believed_when_the_mesh_publishes_it(tmp_path):
     async def scenario(shop: Shop) -> None:
         async with shop.host.running() as agent:
             await shop.serving()
-            (before,) = agent.roots()
+            (before,) = agent.peers.roots()
             other = (await MemorySigner("mesh.test", clock=time.time).roots())[0]
             key = keys.BUNDLES + "mesh.test"
             item = await shop.cp.store.get(key)
@@ -342,7 +342,7 @@ def test_a_new_root_is_believed_when_the_mesh_publishes_it(tmp_path):
             spec = msgspec.structs.replace(bundle.spec, roots=(before, other), sequence=bundle.spec.sequence + 1)
             await shop.cp.store.txn((), (Put(key, codec.encode(msgspec.structs.replace(bundle, spec=spec))),))
             store = agent.store
-            await aeventually(lambda: agent.roots() == (before, other))
+            await aeventually(lambda: agent.peers.roots() == (before, other))
             await aeventually(lambda: agent.store is not store)
             await aeventually(lambda: agent.runtime.state.controlplane)
             await aeventually(lambda: agent.runtime.state.applied == agent.runtime.state.observed)

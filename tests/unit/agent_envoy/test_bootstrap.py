@@ -60,7 +60,9 @@ def test_a_trial_holds_all_types():
     }
     resources = {url: {"x": Resource("x", "1", pb.encode(message))} for url, message in bodies.items()}
 
-    static = pb.Bootstrap.FromString(static_resources(Snapshot(Revision(1), b"", resources))).static_resources
+    bootstrap = pb.bootstrap()
+    bootstrap.ParseFromString(static_resources(Snapshot(Revision(1), b"", resources)))
+    static = bootstrap.static_resources
 
     assert [c.name for c in static.clusters] == ["c", "trial of secret s", "trial of endpoints e"]
     assert [s.name for s in static.secrets] == ["s"]

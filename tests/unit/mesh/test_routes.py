@@ -1,12 +1,15 @@
 """Route kinds and TrafficPolicy: what of a manifest is taken, and what is refused where."""
 
 import pytest
+import re2
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mesh import codec, validate
 from mesh.model import GRPCRoute, HTTPRoute, Object, ReferenceGrant, TCPRoute, TrafficPolicy, Violation
 from mesh.model.duration import duration_fault, seconds
-from mesh.model.regex import MAX_PROGRAM, regex_fault
+from mesh.model.regex import MAX_PROGRAM, literal, regex_fault
 
 PARENT = "parentRefs: [{group: '', kind: Service, name: api, port: 80}]"
 
@@ -312,3 +315,8 @@ def test_regular_expressions_are_those_of_envoy():
     assert "UTF-8" in regex_fault("\ud800")
     assert "1024" in regex_fault("a" * 2000)
     assert str(MAX_PROGRAM) in regex_fault("a{1000}b{1000}")
+
+
+@given(st.text(max_size=20))
+def test_a_text_as_an_expression_is_written_as_the_library_writes_it(text: str):
+    assert literal(text) == re2.escape(text)
