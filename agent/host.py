@@ -32,9 +32,18 @@ _TRUST = (
 )
 
 
-def _system_trust() -> str:
-    """Where the operating system has the roots that it trusts; without any, where they are looked for first."""
-    return next((place for place in _TRUST if Path(place).is_file()), _TRUST[0])
+def _trusted(said: str) -> str:
+    """Where the roots for servers outside of the mesh are: in the file that is said, or where the operating system has
+    its own. Empty: nowhere; Envoy would refuse whatever names a file that is not there.
+    """
+    return next((place for place in ((said,) if said else _TRUST) if _holds_something(Path(place))), "")
+
+
+def _holds_something(file: Path) -> bool:
+    try:
+        return file.is_file() and file.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _ports(settings: Settings) -> set[int]:
@@ -49,7 +58,7 @@ class Host:
         self._settings = settings
         self.places = placing.Places(settings.data, clock)
         self._folder = Path(settings.services_dir)
-        self._trust_file = settings.trust_file or _system_trust()
+        self._trust_file = _trusted(settings.trust_file)
         self._stamp: definitions.Stamp | None = None
         self.definitions = definitions.Definitions()
         self.drained = draining.Drained()
@@ -78,10 +87,13 @@ class Host:
         )
 
     def load(self) -> bool:
-        """Read services.d if it changed. True: it says something else than before."""
+        """Read services.d if it changed, and see whether the trusted roots came or went. True: something is not as it
+        was before.
+        """
+        trust_file, self._trust_file = self._trust_file, _trusted(self._settings.trust_file)
         stamp = definitions.stamp(self._folder)
         if stamp == self._stamp:
-            return False
+            return self._trust_file != trust_file
         self._stamp = stamp
         loaded = definitions.load(self._folder)
         self.places.give(loaded.good, _ports(self._settings))
@@ -89,14 +101,14 @@ class Host:
         for problem in loaded.problems:
             if problem not in before.problems:
                 log.error("a service definition cannot be used", problem=problem)
-        return loaded != before
+        return loaded != before or self._trust_file != trust_file
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Look now and then, until cancelled."""
         while True:
             await pause(LOOK_SECONDS)
             if await asyncio.to_thread(self.load):
-                log.info("service definitions changed", services=len(self.definitions.good))
+                log.info("what the host says of itself changed", services=len(self.definitions.good))
                 on_change()
 
     def wanted(self) -> set[str]:

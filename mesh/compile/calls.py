@@ -12,8 +12,9 @@ from mesh.compile.names import defined
 from mesh.compile.policies import handling
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
 from mesh.compile.types import Problem
-from mesh.compile.view import Assignment, Backend, Connections, External, Outbound, Part
+from mesh.compile.view import Assignment, Backend, Connections, External, Outbound, Part, verifiable
 from mesh.model import (
+    ExternalPort,
     ExternalService,
     GRPCRoute,
     HTTPRoute,
@@ -34,6 +35,8 @@ from mesh.model.checks import label_fault
 from mesh.model.policyfit import aimed_at, unfit
 
 T = TypeVar("T")
+
+_NO_ROOTS = "this host has no roots to verify the server by"
 
 MAX_ROUTES = 4096
 """Of one upstream, in its proxy."""
@@ -255,6 +258,9 @@ class _Calls:
         fault = "" if port else f"ExternalService {ref} has no port {upstream.port}"
         if fault:
             self._note(outside.ref, f"{place}.port", fault)
+        if port and not verifiable(port, self._local.trust_file):
+            self._note_roots(outside, port)
+            fault = _NO_ROOTS
         found = Outbound(
             **_place(definition, upstream, address),
             service=ref,
@@ -266,12 +272,18 @@ class _Calls:
         )
         return self._as_told(found)
 
+    def _note_roots(self, outside: ExternalService, port: ExternalPort) -> None:
+        path = f"spec.ports[{outside.spec.ports.index(port)}].tls.caCertificates"
+        self._note(outside.ref, path, f"{_NO_ROOTS}: say caCertificates, or install the system's (trustFile)")
+
     def _external(self, identity: str, target: Target) -> External:
         found = self._attached.external(target.service)
         assert found is not None, "only what was found is a target"
         policy = self._attached.policy(target.service, target.port)
         port = next(port for port in found.spec.ports if port.port == target.port)
         said = connections(policy, port.protocol)
+        if not verifiable(port, self._local.trust_file):
+            self._note_roots(found, port)
         if policy:
             self._note_all(Fault(*words) for words in outside_faults(policy))
             self._note_unfit(policy)

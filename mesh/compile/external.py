@@ -6,8 +6,16 @@ calls are answered 503 until it can.
 
 from mesh import pb
 from mesh.compile import clusters, tls
-from mesh.compile.parts import http1_upstream, http2_upstream, limits, set_http, socket_options, tcp_address
-from mesh.compile.view import External
+from mesh.compile.parts import (
+    http1_upstream,
+    http2_upstream,
+    limits,
+    set_http,
+    socket_options,
+    static_cluster,
+    tcp_address,
+)
+from mesh.compile.view import External, verifiable
 from mesh.model.checks import ip_of
 from mesh.model.duration import seconds
 from mesh.model.trafficpolicy import LoadBalancing, TcpKeepalive
@@ -22,6 +30,8 @@ _IDLE_SECONDS = 60.0
 def cluster(found: External) -> pb.Cluster:
     said = found.connections
     name = clusters.name(found.identity, found.target)
+    if not verifiable(found.port, found.trust_file):
+        return static_cluster(name, [])  # nobody is there
     made = pb.Cluster(
         name=name,
         connect_timeout=pb.duration(seconds(said.connect) if said.connect else _CONNECT_SECONDS),

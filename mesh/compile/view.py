@@ -251,7 +251,7 @@ class External:
     """Its DNS name; empty: `addresses`."""
     addresses: tuple[str, ...]
     trust_file: str
-    """The roots that the host trusts."""
+    """The roots that the host trusts; empty: none."""
     connections: Connections = Connections()
     policies: frozenset[Ref] = frozenset()
     """Those that `connections` are from."""
@@ -259,6 +259,11 @@ class External:
     @property
     def sources(self) -> frozenset[Ref]:
         return frozenset({Ref("ExternalService", *self.target.service), *self.policies})
+
+
+def verifiable(port: ExternalPort, trust_file: str) -> bool:
+    """Is there something to verify the server by, where it has to be? Envoy takes no file that is not there."""
+    return port.tls.mode != "Originate" or bool(port.tls.ca_certificates or trust_file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     """Where its Envoy listens for other hosts; empty: at `address`. `::` is for IPv4, too."""
     gate: GateSpec | None = None
     trust_file: str = "/etc/ssl/certs/ca-certificates.crt"
-    """The roots that the host itself trusts, for servers outside of the mesh."""
+    """The roots that the host itself trusts, for servers outside of the mesh; empty: it has none."""
     access_log: str = "/dev/stdout"
     locality: str = ""
     """`region[/zone[/subzone]]`; empty: not known."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 import yaml
 from aiohttp import web
@@ -263,6 +264,32 @@ def test_a_server_without_tls_gets_nothing_in_the_clear(caller: Caller):
 
 def test_the_roots_of_the_host_count_where_none_are_given(caller: Caller):
     caller.declare(caCertificates="")
+    assert caller.get().seen["by"] == "outside"
+
+
+def test_a_host_without_roots_calls_nobody_whom_it_cannot_verify_and_says_so(caller: Caller):
+    local = caller.host.local
+    assert local is not None
+    caller.declare(caCertificates="")
+    without = caller.host.publish(caller.mesh.world, msgspec.structs.replace(local, trust_file=""))
+    try:
+        # Taken by Envoy as it is: no object is refused for what is missing on the host.
+        said = {(str(p.object), p.path) for p in without.problems if "no roots" in p.reason}
+        ports = [index for index, name in enumerate(PROTOCOLS) if name != "plain"]
+        assert said == {("ExternalService shop/ext", f"spec.ports[{n}].tls.caCertificates") for n in ports}
+        reply = caller.get()
+        assert (reply.status, b"no roots to verify the server by" in reply.body) == (503, True)
+        assert caller.say() == "UNAVAILABLE"
+        assert eventually(lambda: caller.greeting() == b"", what="TCP is closed")
+        assert not caller.outside.seen
+        assert caller.get("plain").seen["by"] == "outside"
+        # With roots of its own it needs none of the host's.
+        caller.declare()
+        assert caller.get().seen["by"] == "outside"
+        caller.declare(caCertificates="")
+        assert caller.get().status == 503
+    finally:
+        caller.host.publish(caller.mesh.world, local)
     assert caller.get().seen["by"] == "outside"
 
 

@@ -35,3 +35,24 @@ def test_where_a_host_is_goes_into_its_compile_and_its_registration(tmp_path: Pa
 
     (instance,) = asyncio.run(registered())
     assert (instance.spec.locality, instance.spec.mtls_port, instance.spec.address) == ("eu/a", 15444, "10.0.0.1")
+
+
+def test_roots_that_come_and_go_are_noticed_and_a_file_that_is_not_there_is_not_named(tmp_path: Path):
+    roots = tmp_path / "roots.pem"
+    settings = Settings(
+        node="vm1", address="10.0.0.1", services_dir=str(tmp_path / "services.d"), data_dir=str(tmp_path),
+        trust_file=str(roots),
+    )  # fmt: skip
+    stored = StoredIdentity(node="vm1", trust_domain="east.test", cluster="east", own=fake_identity("x/y"))
+    host = Host(settings, lambda: 1.0)
+    host.load()
+    assert host.local(stored).trust_file == ""
+    roots.write_text("")
+    assert not host.load()
+    roots.write_text("-----BEGIN CERTIFICATE-----")
+    assert host.load()
+    assert host.local(stored).trust_file == str(roots)
+    assert not host.load()
+    roots.unlink()
+    assert host.load()
+    assert host.local(stored).trust_file == ""

@@ -90,6 +90,21 @@ def test_who_is_to_blame():
     assert snapshot.resources[pb.ROUTE]["outbound|443|ext.shop|shop/web"].sources == {EXT, policy}
 
 
+def test_on_a_host_without_roots_what_needs_them_has_no_endpoints_wherever_it_is_called_from():
+    bare = local(definition("web", upstreams=CALLS), trust_file="")
+    snapshot = compile_anew(project(world(*external(), *ROUTE, base=BASE), bare))
+    assert check(snapshot) == ()
+    told = {(p.object, p.path) for p in snapshot.problems}
+    assert told == {(EXT, "spec.ports[0].tls.caCertificates")}
+    body = snapshot.resources[pb.CLUSTER]["external|443|ext.shop|shop/web"].body
+    found = pb.Cluster.FromString(body)
+    assert not found.load_assignment.endpoints
+    assert b"filename" not in body
+    assert clusters(snapshot) >= {"external|443|ext.shop|shop/web"}
+    there = project(world(*external(), *ROUTE, base=BASE), HOST)
+    assert not compile_anew(there).problems
+
+
 def test_nobody_asks_for_endpoints_of_what_a_route_leads_to_outside():
     state: World = world(*external(), *ROUTE, base=BASE)
     host = local(definition("web", upstreams=CALLS[1:]))
