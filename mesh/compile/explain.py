@@ -137,7 +137,8 @@ def _outcome(share: Share, snapshot: Snapshot, backends: Mapping[str, Backend]) 
     verdict = share.verdict
     reasons = tuple(_reasons(verdict, snapshot))
     told: dict[str, object] = {
-        "share": float(share.probability),
+        # Envoy's weights are scaled, so a share is off what was written by a few of 2^32.
+        "share": round(float(share.probability), 8) or float(share.probability),
         "verdict": _KINDS[type(verdict)],
         "reasons": reasons,
         "objects": tuple(dict.fromkeys(o for reason in reasons for o in reason.objects)),

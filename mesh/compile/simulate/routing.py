@@ -131,5 +131,6 @@ def weighted(run: Run, resource: str, field: str, clusters: Any, *, stable: bool
         raise Unsupported("weighted_clusters", "all weights are 0")
     pick = run.chance.stable if stable else run.chance.fresh
     index = pick(total, list(accumulate(weights))[:-1]) if len(weights) > 1 else 0
-    run.note("cluster", resource, f"{field}.clusters[{index}]", f"{clusters[index].name}, {weights[index]} of {total}")
+    said = f"{clusters[index].name}, {100 * weights[index] / total:.4g} %"
+    run.note("cluster", resource, f"{field}.clusters[{index}]", said)
     return index

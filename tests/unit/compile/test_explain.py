@@ -28,8 +28,8 @@ spec:
 CALLS = [Upstream(service=s, port=80, listen=f"127.0.0.1:{9000 + n}") for n, s in enumerate(("api", "v1", "gone"))]
 
 
-def objects() -> list[Object]:
-    route = codec.decode_strict(yaml.safe_load(ROUTE))
+def objects(text: str) -> list[Object]:
+    route = codec.decode_strict(yaml.safe_load(text))
     assert isinstance(route, Object)
     return [
         config(), bundle("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
@@ -39,8 +39,8 @@ def objects() -> list[Object]:
     ]  # fmt: skip
 
 
-def host(*definitions: object) -> Present:
-    here, known = local(*definitions), world(*objects())  # type: ignore[arg-type]
+def host(*definitions: object, route: str = ROUTE) -> Present:
+    here, known = local(*definitions), world(*objects(route))  # type: ignore[arg-type]
     view = project(known, here)
     return Present(compile_anew(view), view.frame, known, here)
 
@@ -51,6 +51,24 @@ CALLEE = host(definition("v1", LocalPort(port=8080, protocol="http"), service_ac
 
 def asked(**more: object) -> CallQuestion:
     return CallQuestion(**{"name": "web", "namespace": "shop", "service": "api", "service_namespace": "shop", **more})
+
+
+@pytest.mark.parametrize(("weights", "said"), [((9, 1), ("90 %", "10 %")), ((1, 2), ("33.33 %", "66.67 %"))])
+def test_shares_are_told_as_they_were_written_not_as_envoy_is_given_them(
+    weights: tuple[int, int], said: tuple[str, str]
+):
+    """Beside a copy of some requests Envoy is given weights of 4294967291."""
+    text = ROUTE.replace("name: v1, port: 80, weight: 3", f"name: v1, port: 80, weight: {weights[0]}")
+    text = text.replace("name: v2, port: 80}", f"name: v2, port: 80, weight: {weights[1]}}}")
+    mirror = "{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 80}, percent: 50}}"
+    text = text.replace("name: split", f"name: split\n    filters: [{mirror}]")
+    found = explain.call(host(definition("web", upstreams=CALLS), route=text), asked(path="/x")).outcomes
+    for name, weight, share in zip(("v1", "v2"), weights, said, strict=True):
+        mine = [o for o in found if o.service == f"{name}.shop:80"]
+        assert sorted(bool(o.mirrors) for o in mine) == [False, True]
+        assert {o.share for o in mine} == {round(weight / sum(weights) / 2, 8)}
+        words = {r.said for o in mine for r in o.reasons if "clusters[" in r.field}
+        assert {w.rpartition(", ")[2] for w in words} == {share}
 
 
 def test_shares_endpoints_and_the_objects_behind_them():
