@@ -234,6 +234,8 @@ class Assembly:
         self.runtime.post(ev.StoreRestored())
 
     def _envoy_said(self, event: ev.Event) -> None:
+        if isinstance(event, ev.EnvoyDrains):
+            self.host.envoy_drains = event.begun
         self.runtime.post(event)
         if isinstance(event, ev.EnvoyReady):
             self.runtime.envoy_is_back()

@@ -125,6 +125,12 @@ class EnvoyGone(Struct, frozen=True):
     """The process ended, or cannot be reached."""
 
 
+class EnvoyDrains(Struct, frozen=True):
+    """Its launcher was told to stop it, and lets it drain first; or, `begun` False, that is over."""
+
+    begun: bool
+
+
 class EnvoyUnfit(Struct, frozen=True):
     """It crashes again and again with what it was given."""
 
@@ -189,6 +195,7 @@ Event = (
     | SearchEnded
     | EnvoyReady
     | EnvoyGone
+    | EnvoyDrains
     | EnvoyUnfit
     | ControlPlaneUp
     | ControlPlaneDown

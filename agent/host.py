@@ -62,6 +62,8 @@ class Host:
         self._stamp: definitions.Stamp | None = None
         self.definitions = definitions.Definitions()
         self.drained = draining.Drained()
+        self.envoy_drains = False
+        """Envoy is being stopped: callers leave while it still serves. Nobody's word, so it is not kept."""
 
     def load_drained(self) -> None:
         """What was out of service when the agent ended, still is."""
@@ -149,7 +151,7 @@ class Host:
         )
 
     def _health(self, definition: ServiceDefinition, monitor: Monitor) -> Health:
-        if self.drained.has(f"{definition.name}.{definition.namespace}"):
+        if self.envoy_drains or self.drained.has(f"{definition.name}.{definition.namespace}"):
             return "draining"
         return monitor.health(definition)
 

@@ -95,6 +95,8 @@ def _dispatch(state: State, event: ev.Event) -> Step:  # noqa: PLR0911 - a table
             return _life(state, event)
         case ev.IdentitiesChanged() | ev.DefinitionsChanged() | ev.HealthChanged() | ev.RenewDue():
             return _host(state, event)
+        case ev.EnvoyDrains():
+            return _register(replace(state, wants_register=True))  # what is registered says so
         case ev.WorldChanged() | ev.Observed() | ev.Compiled() | ev.CompileFailed():
             return _world(state, event)
         case ev.Acked() | ev.Warmed() | ev.Refused() | ev.Withheld() | ev.Stalled() | ev.SearchEnded():

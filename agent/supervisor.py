@@ -40,7 +40,7 @@ class Supervisor:
         self._look = asyncio.Event()
         self._live: EnvoyState | None = None
         """Its state when it was found live."""
-        self._stopping = False
+        self._stopping = self._draining = False
         self.problem = ""
         self.version = ""
 
@@ -92,6 +92,9 @@ class Supervisor:
         crashes, since = self._envoy.state().restarts, asyncio.get_running_loop().time()
         while True:
             state = self._envoy.state()
+            if state.phase in {"draining", "live"} and (state.phase == "draining") != self._draining:
+                self._draining = not self._draining
+                self._post(ev.EnvoyDrains(self._draining))
             if self._lost(state):
                 self._live = None
                 log.warning("envoy is gone", phase=state.phase)

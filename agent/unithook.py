@@ -35,6 +35,9 @@ def render(name: str, unit: str, timeout: float, stops: Sequence[str], config: P
     lines = [
         f"# {unit} and the mesh: callers leave before it stops, and come back when it is healthy.",
         f"# By `holdfast-agent service hook {name} --unit {unit}`.",
+        "[Unit]",
+        "# After a boot the agent is asked when it can answer; at a shutdown it and Envoy are still there.",
+        "After=holdfast-agent.service holdfast-envoy.service",
         "[Service]",
         f"ExecStartPost={agent} start{given} {name}",
         *(["# Callers leave before the unit's own commands run.", "ExecStop="] if stops else []),

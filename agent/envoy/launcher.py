@@ -7,6 +7,7 @@ With --detach it goes into the background and the command returns once it holds 
 
 SIGHUP   hot restart; several of them while one is under way count as one more
 SIGTERM  drain, then stop; the second one stops at once          SIGINT   stop at once
+         (under a service manager, the agent gets a moment before to tell callers)
 SIGUSR2  leave: the launcher ends, Envoy runs on for the next launcher to adopt
 
 With --wanted FOLDER it runs under a service manager, as a user of its own: the agent writes into that folder what Envoy
@@ -105,24 +106,25 @@ class Launcher:
             case "restart":
                 self._feed(succession.RestartAsked())
             case "stop":
-                self._stop(self._host.options.drain_seconds)
+                self._stop(self._host.options.drain_seconds)  # by the agent, which has told callers
             case "end":
                 self._stop(0)
             case "renew":
                 self._done = self.renew = True
 
-    def _stop(self, drain_seconds: float) -> None:
+    def _stop(self, drain_seconds: float, leave_seconds: float = 0.0) -> None:
         # A service manager waits as long as it was told to; it need not know how long a drain is.
-        seconds = drain_seconds + 2 * succession.KILL_SECONDS + 10
+        seconds = drain_seconds + leave_seconds + 2 * succession.KILL_SECONDS + 10
         notify.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-        self._feed(succession.StopAsked(drain_seconds))
+        self._feed(succession.StopAsked(drain_seconds, leave_seconds))
 
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._feed(succession.RestartAsked())
             elif number == signal.SIGTERM:
-                self._stop(self._host.options.drain_seconds)
+                under_manager = self._options.wanted is not None
+                self._stop(self._host.options.drain_seconds, succession.LEAVE_SECONDS if under_manager else 0.0)
             elif number == signal.SIGINT:
                 self._stop(0)
             elif number == signal.SIGUSR2:

@@ -15,6 +15,8 @@ HEALTHY_SECONDS = 60.0
 """A process that lived this long failed for a new reason: delays begin anew."""
 KILL_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
+LEAVE_SECONDS = 3.0
+"""Before a drain, Envoy serves on for so long: the agent sees what is coming within a second, and has callers told."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class StopAsked:
     """A second one, or drain_seconds 0, stops at once."""
 
     drain_seconds: float
+    leave_seconds: float = 0.0
+    """Nobody has told callers yet."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,10 @@ class State:
     spawn_at: float | None = None
     """When to spawn after a failure: a successor if there is a current process, else a new line."""
     stopping: str = ""
-    """draining, then ending."""
+    """leaving, then draining, then ending."""
     deadline: float | None = None
+    drain_seconds: float = 0.0
+    """For the drain that follows `leaving`."""
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -153,8 +159,8 @@ def handle(state: State, event: Event, now: float) -> Step:  # noqa: PLR0911 - a
             return _exited(state, pid, now)
         case RestartAsked():
             return _next(replace(state, restart_wanted=not state.stopping))
-        case StopAsked(seconds):
-            return _stop(state, seconds, now)
+        case StopAsked(seconds, leave):
+            return _stop(state, seconds, leave, now)
         case Idle():
             return _end(state, now) if state.stopping == "draining" else (state, ())
         case Tick():
@@ -219,6 +225,8 @@ def _later(state: State, now: float, *instructions: Instruction) -> Step:
 
 def _tick(state: State, now: float) -> Step:
     if state.stopping and state.deadline is not None and now >= state.deadline:
+        if state.stopping == "leaving":
+            return _drain(state, state.drain_seconds, now)
         if state.stopping == "draining":
             return _end(state, now)
         return replace(state, deadline=now + KILL_SECONDS), tuple(End(p.pid, hard=True) for p in state.processes)
@@ -228,9 +236,15 @@ def _tick(state: State, now: float) -> Step:
     return state, ()
 
 
-def _stop(state: State, seconds: float, now: float) -> Step:
+def _stop(state: State, seconds: float, leave: float, now: float) -> Step:
     if state.stopping or seconds <= 0 or not (state.current and state.current.live):
         return _end(state, now)
+    if leave > 0:
+        return replace(state, stopping="leaving", deadline=now + leave, drain_seconds=seconds, spawn_at=None), ()
+    return _drain(state, seconds, now)
+
+
+def _drain(state: State, seconds: float, now: float) -> Step:
     instructions: list[Instruction] = [Drain()]
     if state.successor:
         instructions.append(End(state.successor.pid, hard=True))

@@ -40,6 +40,8 @@ def test_callers_leave_before_the_units_own_commands():
     assert stops[2] == "ExecStop=/bin/web-stop --now"
     assert any(line.startswith("ExecStartPost=-+") and line.endswith("service start web") for line in lines)
     assert "TimeoutStopSec=120" in lines
+    # At a shutdown it stops before those who tell callers; after a boot it starts when they can be asked.
+    assert lines.index("After=holdfast-agent.service holdfast-envoy.service") < lines.index("[Service]")
 
 
 def test_a_unit_without_commands_of_its_own_keeps_none():

@@ -134,6 +134,15 @@ def test_nothing_is_in_force_in_an_envoy_that_is_gone():
     assert out[-1] == ev.EnsureEnvoy()
 
 
+def test_callers_are_told_while_envoy_still_drains():
+    state, out = run(*LIVE, ev.EnvoyDrains(begun=True))
+    assert out[-1] == ev.Register()
+    state, out = run(ev.EnvoyGone(), ev.EnvoyDrains(begun=False), state=state)
+    assert ev.Register() not in out, "nobody is sent to what is not there"
+    _, out = run(ev.EnvoyReady(), ev.ProxyConnected(), ev.Acked(b"a"), ev.Warmed(b"a"), state=state)
+    assert out[-1] == ev.Register()
+
+
 def test_a_crash_loop_on_the_state_from_disk_falls_back_twice():
     state, out = run(ev.Started(identity=True, generations=2), ev.WorldChanged(R2, live=False), ev.EnvoyUnfit())
     assert out[-1] == ev.UseGeneration(1)

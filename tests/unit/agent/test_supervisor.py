@@ -108,6 +108,23 @@ def test_a_crash_between_two_looks_is_seen_by_its_pid():
     run(scenario)
 
 
+def test_a_stop_that_is_coming_is_told_before_envoy_is_gone_and_taken_back_as_it_is_live_again():
+    async def scenario(envoy, supervisor, told):
+        await live(envoy, supervisor, told)
+        envoy.now = replace(LIVE, phase="draining")
+        supervisor.look()
+        await aeventually(lambda: told[-1] == ev.EnvoyDrains(begun=True))
+        envoy.now = EnvoyState()
+        supervisor.look()
+        await aeventually(lambda: told[-1] == ev.EnvoyGone())
+        assert kinds(told) == ["EnvoyReady", "EnvoyDrains", "EnvoyGone"]
+        envoy.now = replace(LIVE, pid=11)
+        await aeventually(lambda: told[-1] == ev.EnvoyReady())
+        assert ev.EnvoyDrains(begun=False) in told
+
+    run(scenario)
+
+
 def test_a_hot_restart_is_no_loss():
     async def scenario(envoy, supervisor, told):
         await live(envoy, supervisor, told)

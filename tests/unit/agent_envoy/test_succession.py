@@ -102,6 +102,19 @@ def test_a_stop_drains_then_ends_then_kills():
     assert run(s.Exited(1), state=state)[1] == (s.Quit(),)
 
 
+def test_callers_leave_before_a_drain_if_nobody_told_them():
+    state, out = run(s.StopAsked(20, leave_seconds=3), state=live())
+    assert (out, state.phase) == ((), "draining")
+    assert run(s.Idle(), state=state)[1] == ()
+    assert run(s.Tick(), state=state, now=2)[1] == ()
+    assert run(s.StopAsked(20, leave_seconds=3), state=state)[1] == (s.End(1),)
+    assert run(s.Exited(1), state=state)[1] == (s.Quit(),)
+    state, out = run(s.Tick(), state=state, now=3)
+    assert out == (s.Drain(),)
+    assert run(s.Tick(), state=state, now=22)[1] == ()
+    assert run(s.Tick(), state=state, now=23)[1] == (s.End(1),)
+
+
 @pytest.mark.parametrize("events", [[s.StopAsked(0)], [s.StopAsked(20), s.StopAsked(20)], [s.StopAsked(20), s.Idle()]])
 def test_a_stop_is_at_once_if_asked_so_or_twice_or_when_nobody_is_left(events):
     assert run(*events, state=live())[1] == (s.End(1),)
@@ -118,7 +131,9 @@ def test_what_never_became_live_is_not_drained():
     assert run(s.StopAsked(20), state=State(current=Process(1, 0, 0.0)))[1] == (s.End(1),)
 
 
-events = st.sampled_from(["restart", "exit current", "exit successor", "exit elder", "live", "tick", "stop", "idle"])
+events = st.sampled_from(
+    ["restart", "exit current", "exit successor", "exit elder", "live", "tick", "stop", "idle", "leave"]
+)
 
 
 @settings(max_examples=300)
@@ -159,7 +174,13 @@ class _World:
             if waiting := state.successor or state.current:
                 self.feed(s.BecameLive(waiting.pid))
         else:
-            plain = {"restart": s.RestartAsked(), "tick": s.Tick(), "stop": s.StopAsked(5), "idle": s.Idle()}
+            plain = {
+                "restart": s.RestartAsked(),
+                "tick": s.Tick(),
+                "stop": s.StopAsked(5),
+                "idle": s.Idle(),
+                "leave": s.StopAsked(5, leave_seconds=3),
+            }
             self.feed(plain[order])
 
     def feed(self, event):
