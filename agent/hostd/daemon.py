@@ -94,6 +94,8 @@ class Keeper:
             return False
         if self._mark:
             _say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
+            with suppress(NftError):
+                self._load(now)  # at once as it was: to look around anew takes ten times as long
         self._put(now)
         return True
 
