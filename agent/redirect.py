@@ -8,56 +8,51 @@ Rule 2: nothing waits long for the helper, and nothing but calls by name depends
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from msgspec import Struct
+
 from agent.capture import common
 from agent.hostd.wanted import Wanted
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(Struct, frozen=True):
     """Envoy is to be given a configuration that needs this."""
 
     digest: bytes
     wanted: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
+class InForce(Struct, frozen=True):
     """Envoy has it in force."""
 
     wanted: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """The helper did what it was told, but for these problems."""
 
     problems: tuple[str, ...] = ()
     capture: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """The helper is not there, or refused; with what to do about it."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(Struct, frozen=True):
     """A configuration has waited for the helper long enough."""
 
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class HelperStarted:
+class HelperStarted(Struct, frozen=True):
     """It may know nothing of what it was told before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """It is time to say it again: files and tables may have been edited."""
 
 
@@ -67,15 +62,13 @@ Event = Offered | InForce | Answered | Failed | Late | HelperStarted | Due
 # --- orders ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Tell the helper. Answer: Answered or Failed."""
 
     wanted: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Give Envoy the configuration now."""
 
     digest: bytes

@@ -126,6 +126,17 @@ def snapshot(revision: int, before: Snapshot | None = None, **types: tuple[Resou
     return Snapshot(Revision(revision), hashlib.sha256(repr(versions).encode()).digest(), resources)
 
 
+def one_service(port: int, *targets: int) -> Snapshot:
+    """What is asked at this port, these answer."""
+    return snapshot(
+        1,
+        cds=(cluster("api"),),
+        eds=(endpoints("api", *targets),),
+        lds=(listener("in", port, routes="r"),),
+        rds=(route("r", "api"),),
+    )
+
+
 # --- applications and load -------------------------------------------------------------------------------------------
 
 
@@ -221,6 +232,19 @@ class Load:
             with suppress(OSError):
                 await writer.wait_closed()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Under way before, during and after what is done meanwhile."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(2):
+                tasks.create_task(self.fresh())
+                tasks.create_task(self.kept())
+            await aeventually(lambda: self.done > 100)
+            yield
+            seen = self.done
+            await aeventually(lambda: self.done > seen + 100)
+            self.stopping = True
+
     async def _count(self, request) -> None:
         try:
             answer = await request
@@ -309,3 +333,16 @@ async def rig(**settings) -> AsyncIterator[Rig]:
                 serving.cancel()
     finally:
         shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def serving(**settings) -> AsyncIterator[tuple[Rig, int, Snapshot]]:
+    """A rig with one service in force; yields it, its port and its snapshot."""
+    port = free_port()
+    async with rig(**settings) as r, application("one") as one:
+        await r.envoy.ensure()
+        first = one_service(port, one)
+        await r.acked(first)
+        await r.ready()
+        await aeventually(lambda: r.envoy.state().phase == "live")
+        yield r, port, first

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,38 +14,14 @@ from agent.envoy import record
 from agent.envoy.process import EnvoyError
 from tests.integration.envoy.rig import (
     Load,
-    application,
-    cluster,
-    endpoints,
     free_port,
     get,
-    listener,
     rig,
-    route,
-    snapshot,
+    serving,
 )
 from tests.support.waiting import aeventually
 
 pytestmark = pytest.mark.real
-
-
-@asynccontextmanager
-async def serving(**settings):
-    """A rig with one service in force; yields it, its port and its snapshot."""
-    port = free_port()
-    async with rig(**settings) as r, application("one") as one:
-        await r.envoy.ensure()
-        first = snapshot(
-            1,
-            cds=(cluster("api"),),
-            eds=(endpoints("api", one),),
-            lds=(listener("in", port, routes="r"),),
-            rds=(route("r", "api"),),
-        )
-        await r.acked(first)
-        await r.ready()
-        await aeventually(lambda: r.envoy.state().phase == "live")
-        yield r, port, first
 
 
 def has_ended(pid):
@@ -62,19 +37,12 @@ def test_a_hot_restart_under_load_loses_nothing():
         async with serving() as (r, port, _):
             before = r.envoy.state()
             load = Load(port)
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(2):
-                    tasks.create_task(load.fresh())
-                    tasks.create_task(load.kept())
-                await aeventually(lambda: load.done > 100)
+            async with load.running():
                 await r.envoy.hot_restart()
                 after = r.envoy.state()
                 assert (after.pid, after.epoch) != (before.pid, before.epoch)
                 assert (after.epoch, after.phase, after.restarts) == (before.epoch + 1, "live", 0)
                 await aeventually(lambda: has_ended(before.pid), timeout=15, what="the old process ends")
-                seen = load.done
-                await aeventually(lambda: load.done > seen + 100)
-                load.stopping = True
             assert load.failures == []
             print(f"hot restart: {load.done} requests, 0 lost")
 

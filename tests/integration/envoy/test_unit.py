@@ -22,13 +22,9 @@ from tests.integration.envoy.rig import (
     Load,
     Rig,
     application,
-    cluster,
-    endpoints,
     free_port,
     get,
-    listener,
-    route,
-    snapshot,
+    one_service,
 )
 from tests.support.waiting import aeventually
 
@@ -108,13 +104,7 @@ async def serving():
             try:
                 await aeventually(lambda: hasattr(made, "server") and made.server.listening.is_set())
                 async with application("one") as one:
-                    first = snapshot(
-                        1,
-                        cds=(cluster("api"),),
-                        eds=(endpoints("api", one),),
-                        lds=(listener("in", port, routes="r"),),
-                        rds=(route("r", "api"),),
-                    )
+                    first = one_service(port, one)
                     yield made, launcher, port, first
             finally:
                 for pid in made.envoy.state().pids:
@@ -159,16 +149,9 @@ def test_it_is_hot_restarted_across_users_under_load():
             await in_force(r, first)
             before = r.envoy.state()
             load = Load(port)
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(2):
-                    tasks.create_task(load.fresh())
-                    tasks.create_task(load.kept())
-                await aeventually(lambda: load.done > 100)
+            async with load.running():
                 await r.envoy.hot_restart()
                 await aeventually(lambda: record.start_of(before.pid) is None, timeout=15)
-                seen = load.done
-                await aeventually(lambda: load.done > seen + 100)
-                load.stopping = True
             assert (r.envoy.state().epoch, r.envoy.state().restarts) == (before.epoch + 1, 0)
             assert load.failures == []
             print(f"hot restart across users: {load.done} requests, 0 lost")

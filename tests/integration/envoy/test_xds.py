@@ -20,25 +20,17 @@ from tests.integration.envoy.rig import (
     free_port,
     get,
     listener,
+    one_service,
     rig,
     route,
     secret,
+    serving,
     snapshot,
     tls_get,
 )
 from tests.support.waiting import aeventually
 
 pytestmark = pytest.mark.real
-
-
-def one_service(port, *targets):
-    return snapshot(
-        1,
-        cds=(cluster("api"),),
-        eds=(endpoints("api", *targets),),
-        lds=(listener("in", port, routes="r"),),
-        rds=(route("r", "api"),),
-    )
 
 
 def test_a_snapshot_comes_into_force_in_order_and_its_socket_is_private():
@@ -130,12 +122,7 @@ def test_traffic_flows_while_the_server_is_away():
 
 def test_a_changed_cluster_is_in_force_again_and_a_new_one_shares_known_endpoints():
     async def run():
-        port = free_port()
-        async with rig() as r, application("one") as one:
-            await r.envoy.ensure()
-            first = one_service(port, one)
-            await r.acked(first)
-            await r.ready()
+        async with serving() as (r, port, first):
             second = snapshot(2, first, cds=(cluster("api", timeout=2), cluster("other", endpoints="api")))
             await r.acked(second)
             assert await r.envoy.warming() == 0
@@ -148,12 +135,7 @@ def test_a_changed_cluster_is_in_force_again_and_a_new_one_shares_known_endpoint
 
 def test_an_address_passes_from_one_listener_to_another():
     async def run():
-        port = free_port()
-        async with rig() as r, application("one") as one:
-            await r.envoy.ensure()
-            first = one_service(port, one)
-            await r.acked(first)
-            await r.ready()
+        async with serving() as (r, port, first):
             await r.acked(snapshot(2, first, lds=(listener("renamed", port, routes="r"),)))
             assert await get(port) == "200 one"
             assert r.refusals() == []
@@ -165,12 +147,7 @@ def test_a_changed_listener_keeps_its_routes():
     """The same route configuration is not sent again, and nothing waits for it."""
 
     async def run():
-        port = free_port()
-        async with rig() as r, application("one") as one:
-            await r.envoy.ensure()
-            first = one_service(port, one)
-            await r.acked(first)
-            await r.ready()
+        async with serving() as (r, port, first):
             answer = await r.acked(snapshot(2, first, lds=(listener("in", port, routes="r", mark="other"),)))
             assert answer.types == (LDS,)
             assert await r.envoy.warming() == 0
@@ -205,12 +182,7 @@ def test_a_listener_that_waits_for_its_secret_is_acknowledged_and_not_in_force(c
     """That it warms is the only sign: the old one goes on serving."""
 
     async def run():
-        port = free_port()
-        async with rig() as r, application("one") as one:
-            await r.envoy.ensure()
-            first = one_service(port, one)
-            await r.acked(first)
-            await r.ready()
+        async with serving() as (r, port, first):
             second = snapshot(2, first, lds=(listener("in", port, routes="r", tls="identity", answered=False),))
             await r.acked(second)
             assert await r.envoy.warming() == 1
@@ -228,12 +200,7 @@ def test_a_refused_secret_lets_nobody_in_until_a_good_one_comes(certificate):
     """Envoy takes the listener into force without it, so `compile` must never name a secret that is not sound."""
 
     async def run():
-        port = free_port()
-        async with rig() as r, application("one") as one:
-            await r.envoy.ensure()
-            first = one_service(port, one)
-            await r.acked(first)
-            await r.ready()
+        async with serving() as (r, port, first):
             tls = (listener("in", port, routes="r", tls="identity"),)
             second = snapshot(2, first, lds=tls, sds=(secret("identity", b"no certificate", b"no key"),))
             refused = await r.outcome(second)
