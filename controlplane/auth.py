@@ -17,6 +17,7 @@ from ca.template import issued
 from mesh import codec, keys, spiffe
 from mesh.model import Frozen
 from mesh.store.protocol import Store
+from multicluster import trust
 
 Role = Literal["admin", "viewer"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -64,20 +65,31 @@ class ReplicaCaller:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerCaller:
+    """A control-plane node of another cluster, verified against that one's bundle alone."""
+
+    name: str
+    """Of the peering."""
+    trust_domain: str = ""
+    replica: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The caller offered a proof, and it is not good."""
 
     reason: str
 
 
-Caller = Anonymous | Operator | NodeCaller | ReplicaCaller
-Who = Literal["anybody", "viewer", "admin", "node", "replica"]
+Caller = Anonymous | Operator | NodeCaller | ReplicaCaller | PeerCaller
+Who = Literal["anybody", "viewer", "admin", "node", "replica", "peer"]
 
 _ANYBODY: frozenset[Who] = frozenset({"anybody"})
 _READ: frozenset[Who] = frozenset({"viewer", "admin"})
 _WRITE: frozenset[Who] = frozenset({"admin"})
 _NODE: frozenset[Who] = frozenset({"node"})
 _REPLICA: frozenset[Who] = frozenset({"replica"})
+_PEER: frozenset[Who] = frozenset({"peer"})
 _PROXIES: frozenset[Who] = frozenset({"viewer", "admin", "replica"})
 
 MATRIX: dict[tuple[str, str], frozenset[Who]] = {
@@ -90,6 +102,14 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("GET", "/v1/dist/{path}"): _ANYBODY,
     ("POST", "/v1/join"): _ANYBODY,  # the join token is the proof
     ("POST", "/v1/renew"): _ANYBODY,  # the old key's signature is the proof
+    # Public by its nature: SPIFFE's bundle endpoint.
+    ("GET", "/v1/trust-bundle"): _ANYBODY,
+    ("POST", "/v1/peering/establish"): _ANYBODY,  # the peering token is the proof
+    ("GET", "/v1/peering/session"): _PEER,
+    ("GET", "/v1/peerings"): _READ,
+    ("GET", "/v1/peerings/{name}"): _READ,
+    ("POST", "/v1/peering/tokens"): _WRITE,
+    ("POST", "/v1/peering/accept"): _WRITE,
     ("GET", "/metrics"): _READ,
     ("GET", "/v1/whoami"): _READ,
     ("GET", "/v1/kinds"): _READ,
@@ -142,6 +162,8 @@ def allowed(method: str, route: str, caller: Caller) -> bool:
             return "node" in who
         case ReplicaCaller():
             return "replica" in who
+        case PeerCaller():
+            return "peer" in who
     return False
 
 
@@ -209,3 +231,12 @@ def machine(  # noqa: PLR0911 - one for each fault
         case ["", "controlplane", name]:
             return ReplicaCaller(name)
     return Rejected(f"{identity} is neither a node nor a control-plane node")
+
+
+@functools.lru_cache(maxsize=256)
+def peer(certificate: bytes, name: str, trust_domain: str) -> PeerCaller | Rejected:
+    """Whoever holds this client certificate (DER), which the bundle of this peer's trust domain verified."""
+    try:
+        return PeerCaller(name, trust_domain, trust.speaker(certificate, trust_domain))
+    except trust.Refused as exc:
+        return Rejected(str(exc))

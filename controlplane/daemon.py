@@ -29,9 +29,12 @@ from controlplane.applier import Applier
 from controlplane.asking import Asking
 from controlplane.audit import AuditLog
 from controlplane.election import Election
+from controlplane.exporting import Exporting
 from controlplane.issuing import Issuing, make_signer
 from controlplane.metrics import Metrics
 from controlplane.mirror import Mirror
+from controlplane.peering import PeeringDesk
+from controlplane.peers import Learner, Peers
 from controlplane.proxies import Proxies
 from controlplane.reconcile import Reconciler
 from controlplane.revisions import Revisions
@@ -44,6 +47,7 @@ from controlplane.writer import Writer
 from mesh.aio import Backoff
 from mesh.model import MeshConfig
 from mesh.store.protocol import Store
+from multicluster.session import Me
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +142,28 @@ class Node:
             wall=time.time,
             rng=rng,
         )
+        me = Me(config.spec.cluster, config.spec.trust_domain)
+        applier = Applier(store, Limits(limits.transaction_ops, limits.transaction_bytes), time.time)
+        metrics, lags = Metrics(), dict[str, float]()
+
+        def observe(peer: str, seconds: float) -> None:
+            lags[peer] = seconds
+            metrics.peer_offer.labels(peer).observe(seconds)
+
+        self._exporting = Exporting(mirror, me, self._addresses, Learner(store, mirror.view).learn)
+        self._peers = Peers(
+            store,
+            mirror,
+            self._election,
+            me=me,
+            author=f"controlplane:{settings.replica}",
+            limit=limits.transaction_ops,
+            addresses=self._addresses,
+            tls=issuing.peer_client,
+            observe=observe,
+            wall=time.time,
+            rng=rng,
+        )
         self._strangers = Strangers(LOOKUPS_EACH, LOOKUPS_TOGETHER)
         self._touched: set[str] = set()
         self._nodes_changed = asyncio.Event()
@@ -149,7 +175,11 @@ class Node:
             cluster=spec.cluster,
             store=store,
             mirror=mirror,
-            applier=Applier(store, Limits(limits.transaction_ops, limits.transaction_bytes), time.time),
+            applier=applier,
+            desk=PeeringDesk(store, mirror.view, applier, me, self._addresses, time.time),
+            peers=self._peers,
+            exporting=self._exporting,
+            lags=lags,
             writer=Writer(store, mirror.view),
             uplinks=self._uplinks,
             proxies=proxies,
@@ -167,7 +197,7 @@ class Node:
             ),
             authority=issuing,
             audit=audit,
-            metrics=Metrics(),
+            metrics=metrics,
             wall=time.time,
             shelf=Shelf(Path(settings.dist_dir)),
             may_look_up=self._may_look_up,
@@ -185,6 +215,12 @@ class Node:
     def _may_look_up(self, key: str, address: str, now: float) -> float:
         """Whoever guesses asks the store rarely; whoever has a token that the mirror knows of is not held up."""
         return 0.0 if self._mirror.view.knows_token(key, now) else self._strangers.take(address, now)
+
+    def _addresses(self) -> tuple[str, ...]:
+        """Where peers reach this cluster's control plane."""
+        told = self._settings.peer_addresses or self._settings.controlplanes
+        replicas = self._mirror.view.replicas.values()
+        return told or tuple(sorted({one.advertise for one in replicas} | {self._settings.advertise}))
 
     def _life(self) -> Lifetimes:
         return lifetimes((self._mirror.view.config or self._config).spec)
@@ -209,6 +245,7 @@ class Node:
                 group.create_task(self._uplinks.run(self._rng))
                 group.create_task(self._election.run())
                 group.create_task(self._reconciler.run())
+                group.create_task(self._peers.run())
                 group.create_task(self._cut_unwelcome())
                 assert self._runner.server is not None
                 group.create_task(self.context.idle.run(self._runner.server))
@@ -228,4 +265,5 @@ class Node:
     async def stop(self) -> None:
         self.context.stopping.set()
         await self._uplinks.close()
+        await self._exporting.close()
         await self._runner.cleanup()

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -15,14 +15,15 @@ from ca.seal import Cipher
 from ca.signer.builtin import BuiltinSigner
 from ca.signer.protocol import Signer, SignerError
 from ca.signer.vault import VaultSettings, VaultSigner
-from controlplane.api.tls import ServerTls, client_context, usable
+from controlplane.api.tls import PeerTrust, ServerTls, client_context, usable
 from controlplane.mirror import Mirror
 from controlplane.settings import Settings
-from controlplane.view import Touched
+from controlplane.view import Touched, View
 from mesh.aio import Backoff, keep, pause
 from mesh.model import MeshConfig
 from mesh.store.errors import StoreError
 from mesh.store.protocol import Store
+from multicluster.link import PeerContext, peer_context
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Issuing:
         self._identity: ServerIdentity | None = None
         self._files: tuple[Path, Path] | None = None
         self._bundle_roots: tuple[str, ...] = ()
+        self._peers: tuple[PeerTrust, ...] = ()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self.tls: ServerTls | None = None
@@ -119,6 +121,11 @@ class Issuing:
         assert self._files is not None
         return client_context(*self._files, self.trusted)
 
+    def peer_client(self, roots: tuple[str, ...], trust_domain: str) -> PeerContext:
+        """TLS for dialling a peer's control plane."""
+        assert self._files is not None
+        return peer_context(*self._files, usable(roots), trust_domain)
+
     def follow(self, mirror: Mirror) -> None:
         """Trust what the published bundle says, and issue as long as the MeshConfig says."""
 
@@ -129,6 +136,11 @@ class Issuing:
                 # What stands in the store may be anything; it must not end this replica, or shut everybody out.
                 self._bundle_roots = usable(known.spec.roots)
                 self._reload()
+            if touched.bundles or touched.peerings:
+                peers = tuple(peers_of(mirror.view, self.authority.trust_domain))
+                if peers != self._peers:
+                    self._peers = peers
+                    self._reload()
 
         mirror.subscribe(notice)
 
@@ -163,8 +175,20 @@ class Issuing:
         if self._files is None:
             return
         if self.tls is None:
-            self.tls = ServerTls(*self._files, self.trusted)
+            self.tls = ServerTls(*self._files, self.trusted, self._peers)
         else:
-            self.tls.renew(*self._files, self.trusted)
+            self.tls.renew(*self._files, self.trusted, self._peers)
         for listener in self._listeners:
             listener()
+
+
+def peers_of(view: View, own: str) -> Iterator[PeerTrust]:
+    """Whose control planes may dial us, each by the bundle of its own trust domain; also, to hear it, one deleted."""
+    known = {peering.metadata.name: peering.spec.trust_domain for peering in view.peerings()}
+    for name, domain in sorted(known.items()):
+        bundle = view.bundle(domain)
+        if domain != own and bundle is not None and (roots := usable(bundle.spec.roots)):
+            yield PeerTrust(name, domain, roots)
+    for name, record in sorted(view.peers.items()):
+        if name not in known and record.state == "deleted" and (roots := usable(record.roots)):
+            yield PeerTrust(name, record.trust_domain, roots)

@@ -16,6 +16,14 @@ UNREADABLE = Metric("holdfast_controlplane_store_unreadable_values", "Values in 
 ISSUER_END = Metric(
     "holdfast_controlplane_intermediate_end_timestamp_seconds", "When this replica's intermediate ends."
 )
+PEER_CONNECTED = Metric("holdfast_controlplane_peer_connected", "1 while a session is in step.", ("peer",))
+PEER_LOST = Metric("holdfast_controlplane_peer_lost_seconds", "Time without a session; 0: there is one.", ("peer",))
+PEER_IMPORTED = Metric("holdfast_controlplane_peer_imported", "What is held of the peer.", ("peer", "what"))
+PEER_EXPORTED = Metric("holdfast_controlplane_peer_exported_services", "Services the peer may know.", ("peer",))
+PEER_REFUSED = Metric("holdfast_controlplane_peer_refused_items", "Items of the peer's offer not taken.", ("peer",))
+PEER_OFFER = Metric(
+    "holdfast_controlplane_peer_offer_seconds", "From an offer's arrival to the store, at the leader.", ("peer",)
+)
 
 
 class Metrics:
@@ -34,6 +42,12 @@ class Metrics:
         self.revision = made.gauge(REVISION)
         self.unreadable = made.gauge(UNREADABLE)
         self.issuer_end = made.gauge(ISSUER_END)
+        self.peer_connected = made.gauge(PEER_CONNECTED)
+        self.peer_lost = made.gauge(PEER_LOST)
+        self.peer_imported = made.gauge(PEER_IMPORTED)
+        self.peer_exported = made.gauge(PEER_EXPORTED)
+        self.peer_refused = made.gauge(PEER_REFUSED)
+        self.peer_offer = made.histogram(PEER_OFFER)
 
     def page(self) -> bytes:
         return self._set.page()

@@ -84,6 +84,8 @@ class Settings(_Part, frozen=True, kw_only=True):
     """`<address>:<port>` of the store gates, told to joining agents."""
     controlplanes: tuple[str, ...] = ()
     """URLs of all control-plane nodes, told to joining agents. Empty: the advertised one."""
+    peer_addresses: tuple[str, ...] = ()
+    """URLs of the control-plane nodes, as peers reach them. Empty: as agents do."""
     election_ttl_seconds: int = 5
     """A dead leader is replaced after this time."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from ca import joins
+from controlplane.peered import PeerRecord
 from mesh import codec, keys
 from mesh.model import (
     CLUSTER_SINGLETON,
     Endpoint,
+    ExportPolicy,
     Frozen,
+    ImportedService,
     Instance,
     MeshConfig,
     Node,
     Object,
+    Peering,
     Ref,
     Revision,
     Service,
@@ -28,10 +32,10 @@ from mesh.model import (
     TrustBundle,
 )
 from mesh.model.checks import ip_of
-from mesh.model.world import EndpointRemoved, Removed, Undecodable, Upserted
+from mesh.model.world import Change, EndpointRemoved, Removed, Undecodable, Upserted
 from mesh.store.protocol import Event
 
-OBJECTS = (keys.OBJECTS, keys.ENDPOINTS, keys.BUNDLES, keys.PRIVATE_OBJECTS)
+OBJECTS = (keys.OBJECTS, keys.ENDPOINTS, keys.BUNDLES, keys.IMPORTS, keys.PRIVATE_OBJECTS)
 
 O_co = TypeVar("O_co", bound=Object, covariant=True)
 
@@ -80,9 +84,15 @@ class Touched:
     """Their records, or an endpoint of theirs."""
     nodes: set[str] = field(default_factory=set)
     """Their own objects, or when they joined, or whether they have instances at all."""
+    endpoints: set[ServiceRef] = field(default_factory=set)
+    """Own Services of which an endpoint changed."""
+    imports: set[str] = field(default_factory=set)
+    """Peers of which something imported changed."""
     replicas: bool = False
     bundles: bool = False
     config: bool = False
+    peerings: bool = False
+    """Peerings or ExportPolicies."""
 
     def add(self, other: "Touched") -> None:
         self.services |= other.services
@@ -91,9 +101,13 @@ class Touched:
         self.replicas |= other.replicas
         self.bundles |= other.bundles
         self.config |= other.config
+        self.endpoints |= other.endpoints
+        self.imports |= other.imports
+        self.peerings |= other.peerings
 
     def __bool__(self) -> bool:
-        return bool(self.services or self.instances or self.nodes or self.replicas or self.bundles or self.config)
+        changed = self.services or self.instances or self.nodes or self.endpoints or self.imports
+        return bool(changed or self.replicas or self.bundles or self.config or self.peerings)
 
 
 class View:
@@ -105,6 +119,11 @@ class View:
         self.services: dict[ServiceRef, Held[Service]] = {}
         self.instances: dict[Ref, Held[Instance]] = {}
         self.endpoints: dict[ServiceRef, dict[str, Held[Endpoint]]] = {}
+        self.imported: dict[str, dict[str, Held[Object]]] = {}
+        """Peer -> key -> what was imported of it. Its ImportedServices are in `objects`, too."""
+        self.policies: dict[Ref, ExportPolicy] = {}
+        self.peers: dict[str, PeerRecord] = {}
+        self.epoch = ""
         self.replicas: dict[str, Presence] = {}
         self._tokens: dict[str, float] = {}
         """Key of a join token's or operator's record -> when it expires."""
@@ -167,6 +186,13 @@ class View:
         held = self.objects.get(Ref("TrustBundle", "", trust_domain))
         return held.object if held and isinstance(held.object, TrustBundle) else None
 
+    def peering(self, name: str) -> Peering | None:
+        held = self.objects.get(Ref("Peering", "", name))
+        return held.object if held and isinstance(held.object, Peering) else None
+
+    def peerings(self) -> list[Peering]:
+        return [held.object for held in self.objects.values() if isinstance(held.object, Peering)]
+
     def configured(self) -> dict[Ref, Object]:
         """All that operators wrote, as proxies see it."""
         known = {ref: held.object for ref, held in self.objects.items()}
@@ -195,8 +221,12 @@ class View:
                 self._take_replica(event, touched)
             elif event.key.startswith(keys.JOINS):
                 self._take_join(event, touched)
-            elif event.key.startswith((keys.TOKENS, keys.OPERATORS)):
+            elif event.key.startswith((keys.TOKENS, keys.OPERATORS, keys.PEERING_TOKENS)):
                 self._take_token(event)
+            elif event.key.startswith(keys.PEERS):
+                self._take_peer(event)
+            elif event.key == keys.EPOCH:
+                self.epoch = codec.epoch(event.value) if event.value else ""
             elif event.key.startswith(OBJECTS):
                 self._take(event, touched)
         self.revision = Revision(max(self.revision, revision))
@@ -208,6 +238,9 @@ class View:
                 self.bad[event.key] = Bad(change.reason, event.revision)
                 continue
             self.bad.pop(event.key, None)
+            if event.key.startswith(keys.IMPORTS):
+                self._set_imported(event, change, touched)
+                continue
             match change:
                 case Upserted(Endpoint() as endpoint):
                     held = Held(endpoint, event.revision)
@@ -220,6 +253,28 @@ class View:
                     self._set_object(ref, None, event.revision, touched)
                 case _:
                     pass
+
+    def _set_imported(self, event: Event, change: Change, touched: Touched) -> None:
+        """Apart from our own endpoints: none of what the leader does to those may happen to these."""
+        peer = event.key.removeprefix(keys.IMPORTS).partition("/")[0]
+        touched.imports.add(peer)
+        of_peer = self.imported.setdefault(peer, {})
+        before = of_peer.pop(event.key, None)
+        if before and isinstance(before.object, ImportedService):
+            self.objects.pop(before.object.ref, None)
+        if isinstance(change, Upserted):
+            of_peer[event.key] = held = Held(change.object, event.revision)
+            if isinstance(held.object, ImportedService):
+                self.objects[held.object.ref] = held
+        if not of_peer:
+            del self.imported[peer]
+
+    def _take_peer(self, event: Event) -> None:
+        name = event.key.removeprefix(keys.PEERS)
+        self.peers.pop(name, None)
+        if event.value is not None:
+            with contextlib.suppress(codec.Undecodable):  # as good as none: it is written anew
+                self.peers[name] = codec.decode_struct(PeerRecord, event.value)
 
     def _set_endpoint(self, service: ServiceRef, instance: str, held: Held[Endpoint] | None, touched: Touched) -> None:
         of_service = self.endpoints.setdefault(service, {})
@@ -235,6 +290,7 @@ class View:
         if not of_service:
             del self.endpoints[service]
         touched.instances.add(Ref("Instance", service.namespace, instance))
+        touched.endpoints.add(service)
 
     def _count_lost(self, held: Held[Endpoint] | None, step: int) -> None:
         if held and held.object.spec.health == "lost":
@@ -254,6 +310,10 @@ class View:
                     self.objects[ref] = Held(obj, revision)
                 touched.config |= ref.kind == "MeshConfig"
                 touched.bundles |= ref.kind == "TrustBundle"
+                touched.peerings |= ref.kind in {"Peering", "ExportPolicy"}
+                self.policies.pop(ref, None)
+                if isinstance(obj, ExportPolicy):
+                    self.policies[ref] = obj
                 if ref.kind == "Node":
                     touched.nodes.add(ref.name)
                     self._index_address(ref.name, before.object if before else None, obj)

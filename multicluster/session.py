@@ -26,7 +26,7 @@ WINDOW = 16
 """Offers on their way: what changes meanwhile is merged, and goes with the next one."""
 ROOM = wire.MAX_FRAME_BYTES - 32 * 1024
 """For items in one message; the rest is for its frame and a bundle."""
-MAX_HELD = 1_000_000
+MAX_HELD = 250_000
 """Items that an importer may say it holds."""
 
 
@@ -114,6 +114,8 @@ class Exporter:
         if self._told > MAX_HELD or not all(0 <= index < len(self._mine) for index in message.buckets):
             raise ProtocolError(f"it tells of more than {MAX_HELD} items, or of buckets that there are not")
         self._compared.update(message.buckets)
+        if any(len(key) > wire.MAX_KEY_CHARS for key in message.items):
+            raise ProtocolError("it tells of an item with an impossible name")
         for key, value in message.items.items():
             mine = self._mine[wire.bucket_of(key, len(self._mine))]
             if mine.pop(key, None) != value:

@@ -18,8 +18,11 @@ from controlplane.asking import Asking
 from controlplane.audit import AuditLog
 from controlplane.auth import Caller
 from controlplane.election import Election
+from controlplane.exporting import Exporting
 from controlplane.metrics import Metrics
 from controlplane.mirror import Mirror
+from controlplane.peering import PeeringDesk
+from controlplane.peers import Peers
 from controlplane.proxies import Proxies
 from controlplane.revisions import Revisions
 from controlplane.settings import Settings
@@ -73,11 +76,16 @@ class Context:
     metrics: Metrics
     wall: Callable[[], float]
     shelf: Shelf
+    desk: PeeringDesk
+    peers: Peers
+    exporting: Exporting
     may_look_up: Callable[[str, str, float], float]
     """(key, source address, now) -> 0 if the store may be asked for this record, or the seconds to wait.
 
     Of what callers name before they are let in; whatever the mirror knows may be asked for always.
     """
+    lags: dict[str, float] = field(default_factory=dict)
+    """Peer -> seconds that its last offer took from its arrival to the store, at the leader."""
     registrations: Buckets = field(default_factory=lambda: Buckets(Rate(per_second=5, burst=100)))
     """By node: each call costs a plan of the whole host, and may write. An agent calls when something changed."""
     downloads: Downloads = field(default_factory=Downloads)

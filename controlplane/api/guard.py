@@ -16,6 +16,7 @@ from ca.signer.protocol import SignerError
 from controlplane import auth
 from controlplane.api.answers import ApiError, NotLetInError
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
+from controlplane.api.tls import PeerContext
 from controlplane.auth import Anonymous, Caller, Rejected
 from mesh import keys
 from mesh.store.errors import Conflict, Refused, StoreError, Unavailable
@@ -26,10 +27,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 DIST = frozenset({"/install.py", "/v1/dist/{path}"})
 UNTIMED = (
-    frozenset({"/v1/uplink", "/v1/watch/{plural}", "/v1/backup", "/v1/plan", "/v1/ask", "/v1/apply/checked"}) | DIST
+    frozenset(
+        {
+            "/v1/uplink",
+            "/v1/watch/{plural}",
+            "/v1/backup",
+            "/v1/plan",
+            "/v1/ask",
+            "/v1/apply/checked",
+            "/v1/peering/session",
+        }
+    )
+    | DIST
 )
 """Streams, downloads, and questions to all agents; they bound their own steps."""
-UNAUDITED = frozenset({"/healthz", "/readyz", "/metrics", "/v1/roots", "/v1/dist/manifest.json"}) | DIST
+UNAUDITED = (
+    frozenset({"/healthz", "/readyz", "/metrics", "/v1/roots", "/v1/trust-bundle", "/v1/dist/manifest.json"}) | DIST
+)
 _NO_ROUTE = "(none)"
 
 
@@ -129,6 +143,8 @@ def _machine(request: web.Request, context: Context) -> Caller | Rejected:
     transport = request.transport
     tls = transport.get_extra_info("ssl_object") if transport else None
     certificate = tls.getpeercert(binary_form=True) if tls else None
+    if tls and certificate and isinstance(tls.context, PeerContext):
+        return auth.peer(certificate, tls.context.trust.peer, tls.context.trust.trust_domain)
     if certificate:
         return auth.machine(certificate, context.trust_domain)
     return Anonymous()

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from controlplane.api.context import CONTEXT, Context
+from controlplane.api.peerings import state as peer_state
 from mesh.obs import health_page
 
 
@@ -32,4 +33,21 @@ async def metrics(request: web.Request) -> web.Response:
     made.revision.set(view.revision)
     made.unreadable.set(len(view.bad))
     made.issuer_end.set(context.authority.valid_until())
+    _peers(context)
     return web.Response(body=made.page(), headers={"Content-Type": made.content_type})
+
+
+def _peers(context: Context) -> None:
+    """Set anew, so that a peering that was deleted leaves no figure."""
+    made = context.metrics
+    for gauge in (made.peer_connected, made.peer_lost, made.peer_imported, made.peer_exported, made.peer_refused):
+        gauge.clear()
+    for peering in context.mirror.view.peerings():
+        known = peer_state(context, peering)
+        name = known["name"]
+        made.peer_connected.labels(name).set(known["state"] == "connected")
+        made.peer_lost.labels(name).set(known["lostSeconds"])
+        made.peer_imported.labels(name, "services").set(known["imported"])
+        made.peer_imported.labels(name, "endpoints").set(known["endpoints"])
+        made.peer_exported.labels(name).set(known["exported"])
+        made.peer_refused.labels(name).set(known["refused"])

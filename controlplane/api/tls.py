@@ -7,25 +7,54 @@ puts the newest context in its place, with the certificate and the roots that co
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+PEER_NAME = ".peer.holdfast"
+"""A peer's control plane dials `<its cluster>.peer.holdfast`, so that it is known whose bundle is to verify it."""
+
+
+class PeerTrust(NamedTuple):
+    """Whom one peering lets in."""
+
+    peer: str
+    trust_domain: str
+    roots: tuple[str, ...]
+
+
+class PeerContext(ssl.SSLContext):
+    """Verifies clients against one peer's bundle, and no other: no name of our own mesh can come through it."""
+
+    trust: PeerTrust
 
 
 class ServerTls:
-    def __init__(self, chain: Path, key: Path, roots: Iterable[str]) -> None:
-        self._current = _context(chain, key, roots)
+    def __init__(self, chain: Path, key: Path, roots: Iterable[str], peers: Iterable[PeerTrust] = ()) -> None:
+        self.renew(chain, key, roots, peers)
         self.door = _context(chain, key, roots)
         """For the listener."""
         self.door.sni_callback = self._enter
 
-    def renew(self, chain: Path, key: Path, roots: Iterable[str]) -> None:
+    def renew(self, chain: Path, key: Path, roots: Iterable[str], peers: Iterable[PeerTrust] = ()) -> None:
         """From the next handshake on."""
         self._current = _context(chain, key, roots)
+        self._peers: dict[str, PeerContext] = {}
+        for trust in peers:
+            context = _prepared(PeerContext(ssl.PROTOCOL_TLS_SERVER), chain, key, trust.roots)
+            context.trust = trust
+            self._peers[trust.peer + PEER_NAME] = context
 
-    def _enter(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _door: ssl.SSLContext) -> None:
-        connection.context = self._current
+    def _enter(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _door: ssl.SSLContext) -> None:
+        connection.context = self._peers.get(name or "", self._current)
+
+
+C = TypeVar("C", bound=ssl.SSLContext)
 
 
 def _context(chain: Path, key: Path, roots: Iterable[str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    return _prepared(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), chain, key, roots)
+
+
+def _prepared(context: C, chain: Path, key: Path, roots: Iterable[str]) -> C:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(chain, key)
     context.load_verify_locations(cadata="\n".join(roots))

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Row] = {
     "history": Row(HERE + "history:history", "Show who changed what, and when."),
     "status": Row(HERE + "status:status", "Show the state of the mesh and its control plane."),
     "proxy": Row(HERE + "proxy:proxy", "Show what the proxies have applied and hold."),
+    "peering": Row(HERE + "peering:peering", "Make and keep peerings with other clusters."),
     "node": Row(HERE + "node:node", "Take a host out of service, and put it back."),
     "backup": Row(HERE + "backup:backup", "Save the mesh's state to a file."),
     "restore": Row(HERE + "backup:restore", "Put a saved state back."),

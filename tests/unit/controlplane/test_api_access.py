@@ -34,7 +34,8 @@ def test_every_route_has_a_row_and_every_row_a_route():
 def test_open_to_anybody_is_only_what_has_its_own_proof():
     open_routes = {path for (_, path), who in MATRIX.items() if "anybody" in who}
     dist = {"/install.py", "/v1/dist/manifest.json", "/v1/dist/{path}"}  # not secret, and pinned by whoever fetches it
-    assert open_routes == {"/healthz", "/readyz", "/v1/roots", "/v1/join", "/v1/renew"} | dist
+    peers = {"/v1/trust-bundle", "/v1/peering/establish"}  # public keys; and a peering token is the proof
+    assert open_routes == {"/healthz", "/readyz", "/v1/roots", "/v1/join", "/v1/renew"} | dist | peers
 
 
 def test_what_is_not_in_the_matrix_is_refused_to_all():

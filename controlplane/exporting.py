@@ -1,0 +1,238 @@
+"""Serves what this cluster exports to its peers. Any replica does; nothing of a session outlives its connection."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp import web
+
+from controlplane.mirror import Mirror
+from controlplane.view import Touched, View
+from mesh.aio import first
+from mesh.model import Endpoint, ExportPolicy, Peering, Service, ServiceRef
+from multicluster import exports, trust
+from multicluster.exports import GATEWAY, Items
+from multicluster.link import Link, LinkError
+from multicluster.session import Exporter, Me, ProtocolError
+from multicluster.wire import Ack, Bye, Digests, Hello, ToExporter
+
+log = structlog.get_logger(__name__)
+
+HELLO_SECONDS = 10.0
+CATCH_UP_SECONDS = 10.0
+"""How long a replica that lags behind what the peer has seen waits before it serves what it has."""
+MAX_SESSIONS = 4
+"""Of one peer, at one replica: its leader has one, and a new leader comes before the old one is missed."""
+
+Learn = Callable[[str, tuple[str, ...]], Awaitable[str]]
+"""(peer, addresses) -> why they are not taken, or nothing."""
+
+
+class LocalView:
+    """exports.Local over a View."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def services(self) -> Iterable[Service]:
+        return [held.object for held in self._view.services.values()]
+
+    def service(self, ref: ServiceRef) -> Service | None:
+        held = self._view.services.get(ref)
+        return held.object if held else None
+
+    def endpoints(self, ref: ServiceRef) -> Iterable[Endpoint]:
+        return [held.object for _, held in sorted(self._view.endpoints.get(ref, {}).items())]
+
+    def policies(self) -> Iterable[ExportPolicy]:
+        return self._view.policies.values()
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One peer's connection."""
+
+    peer: str
+    link: Link
+    exporter: Exporter
+    since: float
+    """Monotonic."""
+    offered: dict[ServiceRef, Items] = field(default_factory=dict)
+    dirty: set[ServiceRef] = field(default_factory=set)
+    everything: bool = False
+    """All of it is to be looked at anew."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    bundle: str = ""
+    addresses: tuple[str, ...] = ()
+    """What the peer was told last, the first by its digest."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """What it refused of ours in its last answers, and why."""
+
+
+class Exporting:
+    def __init__(self, mirror: Mirror, me: Me, addresses: Callable[[], tuple[str, ...]], learn: Learn) -> None:
+        self._mirror, self._view, self._me, self._addresses, self._learn = mirror, mirror.view, me, addresses, learn
+        self._local = LocalView(mirror.view)
+        self.sessions: list[Session] = []
+        mirror.subscribe(self._notice)
+
+    def _notice(self, touched: Touched) -> None:
+        services = touched.services | touched.endpoints
+        everything = touched.peerings or GATEWAY in services
+        for session in self.sessions:
+            session.everything |= everything
+            session.dirty |= services
+            session.wake.set()
+
+    def exported(self, peering: Peering) -> int:
+        """How many Services this peer may know."""
+        return sum(1 for _ in exports.allowed(self._local, peering))
+
+    async def serve(self, peer: str, ws: web.WebSocketResponse) -> None:
+        """One connection, to its end."""
+        link = Link(ws, ToExporter)
+        try:
+            if (parting := self._parting(peer)) is not None:
+                await link.send(parting)
+                return
+            await self._serve(peer, link)
+        except (LinkError, ProtocolError) as exc:
+            log.info("peer's session ended", peer=peer, reason=str(exc))
+            if isinstance(exc, ProtocolError):
+                await _say(link, Bye(reason="protocol", words=str(exc)))
+        finally:
+            await link.close()
+
+    async def _serve(self, peer: str, link: Link) -> None:
+        peering = self._view.peering(peer)
+        assert peering is not None  # or there had been a parting word
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                hello = await link.receive()
+        except TimeoutError as exc:
+            raise ProtocolError("it dials and says nothing") from exc
+        if not isinstance(hello, Hello):
+            raise ProtocolError("its first word is not hello")
+        exporter = Exporter(self._me, Me(peer, peering.spec.trust_domain))
+        session = Session(peer, link, exporter, asyncio.get_running_loop().time())
+        for older in [one for one in self.sessions if one.peer == peer][: 1 - MAX_SESSIONS]:
+            await older.link.close("replaced by newer ones")
+        self.sessions.append(session)
+        try:
+            await self._catch_up(session, hello)
+            await self._greet(session, hello, peering)
+            await first(self._listen(session), self._push(session))
+        finally:
+            self.sessions.remove(session)
+
+    async def _catch_up(self, session: Session, hello: Hello) -> None:
+        """A replica that reads the store late must not take back what another one has told."""
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                while hello.epoch == self._view.epoch and hello.position > self._view.revision:
+                    session.wake.clear()
+                    await session.wake.wait()
+        except TimeoutError:
+            log.warning("serving a peer from behind", peer=session.peer, seen=hello.position, here=self._view.revision)
+
+    async def _greet(self, session: Session, hello: Hello, peering: Peering) -> None:
+        if fault := await self._learn(session.peer, hello.addresses):
+            log.warning("peer's addresses are not taken", peer=session.peer, reason=fault)
+        session.offered = exports.select(self._local, peering)
+        session.everything, session.dirty = False, set()
+        want = {key: value for items in session.offered.values() for key, value in items.items()}
+        view = self._view
+        welcome = session.exporter.hello(hello, want, view.epoch, view.revision)
+        session.bundle = hello.bundle
+        await session.link.send(welcome)
+        session.wake.set()
+        log.info("peer's session begins", peer=session.peer, services=len(session.offered), resumed=bool(hello.count))
+
+    async def _listen(self, session: Session) -> None:
+        while True:
+            message = await session.link.receive()
+            match message:
+                case Ack():
+                    session.exporter.ack(message)
+                    self._refused(session, message)
+                case Digests():
+                    session.exporter.digests(message)
+                case Bye():
+                    raise LinkError(f"it said: {message.reason[:40]} {message.words[:200]}")
+                case _:
+                    raise ProtocolError("a second hello")
+            session.wake.set()
+
+    def _refused(self, session: Session, ack: Ack) -> None:
+        if ack.refused:
+            session.rejected = dict(itertools.islice((session.rejected | ack.rejected).items(), 100))
+            log.warning("peer refuses items of ours", peer=session.peer, number=ack.refused, some=dict(ack.rejected))
+
+    async def _push(self, session: Session) -> None:
+        while True:
+            await session.wake.wait()
+            session.wake.clear()
+            if (parting := self._parting(session.peer)) is not None:
+                await session.link.send(parting)
+                return
+            self._refresh(session)
+            while (offer := session.exporter.next()) is not None:
+                await session.link.send(offer)
+
+    def _parting(self, peer: str) -> Bye | None:
+        """The last word, if there is no session to be had."""
+        peering = self._view.peering(peer)
+        if peering is None:
+            return Bye(reason="deleted", words=f"{self._me.cluster} has no peering with {peer} any more")
+        if peering.spec.paused:
+            return Bye(reason="paused", words=f"{self._me.cluster} has paused its peering with {peer}")
+        return None
+
+    def _refresh(self, session: Session) -> None:
+        """Bring the session up to what the view says now: cost by what changed."""
+        peering = self._view.peering(session.peer)
+        if peering is None:
+            return
+        if session.everything:
+            fresh = exports.select(self._local, peering)
+            services = fresh.keys() | session.offered.keys()
+        else:
+            services, fresh = session.dirty, {}
+        changed: dict[str, bytes | None] = {}
+        for ref in services:
+            after = fresh.get(ref, {}) if session.everything else exports.of_service(self._local, ref, peering)
+            before = session.offered.pop(ref, {})
+            if after:
+                session.offered[ref] = after
+            changed.update(dict.fromkeys(before.keys() - after.keys()))
+            changed.update(after)
+        session.everything, session.dirty = False, set()
+        session.exporter.changed(changed, self._view.revision)
+        self._news(session)
+
+    def _news(self, session: Session) -> None:
+        """The bundle and the addresses, if the peer was told others."""
+        bundle = self._view.bundle(self._me.trust_domain)
+        if bundle is not None:
+            spec = bundle.spec
+            digest = trust.digest(spec.sequence, spec.roots)
+            if digest != session.bundle:
+                session.bundle = digest
+                session.exporter.bundle = trust.document(spec.sequence, spec.roots).decode()
+        if (addresses := self._addresses()) != session.addresses:
+            session.addresses = session.exporter.addresses = addresses
+
+    async def close(self) -> None:
+        """Before a stop: peers turn to another replica at once."""
+        for session in list(self.sessions):
+            await _say(session.link, Bye(reason="stopping"))
+            await session.link.close("the control-plane node stops")
+
+
+async def _say(link: Link, bye: Bye) -> None:
+    try:
+        await link.send(bye)
+    except LinkError as exc:
+        log.debug("no farewell", error=str(exc))
