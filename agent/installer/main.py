@@ -77,6 +77,9 @@ def parse(arguments):
         "--service", action="append", default=[], metavar="[NAMESPACE/]NAME:PORT[:PROTOCOL]|FILE",
         help="a local service to register, or a file with definitions",
     )  # fmt: skip
+    parser.add_argument(
+        "--settings", type=Path, metavar="FILE", help="agent.yaml as it shall be (gates, capture, …); names this node"
+    )
     parser.add_argument("--token-file", default="-", help="file with the join token; -: standard input")
     parser.add_argument("--upgrade", action="store_true", help="to the version of the folder; the one before is kept")
     parser.add_argument("--remove", action="store_true", help="give the host back as it was")
@@ -113,6 +116,7 @@ def options_of(given):
         identities=tuple(given.identity),
         services=tuple(services),
         files=tuple(files),
+        settings=given.settings.read_text(encoding="utf-8") if given.settings else "",
         upgrade=given.upgrade,
     )
 

@@ -51,6 +51,8 @@ class Options:
     """Of Service."""
     files: tuple = ()
     """(name, text) of services.d."""
+    settings: str = ""
+    """The text of agent.yaml; empty: the least that it needs."""
     upgrade: bool = False
 
 

@@ -40,7 +40,7 @@ def things(options, offer, unit_texts, facts):
     ]
     if not options.upgrade:
         address = options.address or facts.address
-        found.append(Thing("file", AGENT_YAML, mode=0o644, text=agent_yaml(options, address)))
+        found.append(Thing("file", AGENT_YAML, mode=0o644, text=options.settings or agent_yaml(options, address)))
         found += [
             Thing("file", CONFIG + "/services.d/" + name, mode=0o644, text=text)
             for name, text in (*((s.name + ".yaml", service_yaml(s)) for s in options.services), *options.files)

@@ -164,6 +164,12 @@ def test_an_upgrade_leaves_the_settings_alone():
     assert not [thing for thing in found if thing.kind == "file"]
 
 
+def test_settings_that_are_given_are_written_as_they_are():
+    text = "node: web-1\naddress: 10.0.0.7\ngates: [10.0.0.1:15379]\n"
+    found = things(dataclasses.replace(OPTIONS, settings=text), offer(), [], FACTS)
+    assert [thing.text for thing in found if thing.name == "/etc/holdfast/agent.yaml"] == [text]
+
+
 def test_the_settings_that_are_written_are_good_settings():
     options = dataclasses.replace(
         OPTIONS,
