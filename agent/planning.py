@@ -49,30 +49,41 @@ class Planner:
 
         """
         self._present, self._validate = present, validate
-        self._busy = False
+        self._one, self._judges = asyncio.Lock(), 0
         self._thread: asyncio.Future[_Changed] | None = None
         """A compile under way, also when nobody waits for it any more."""
 
     async def plan(self, body: str) -> str:
-        """Which resources the proposed objects would change."""
-        return await self._alone(self._plan(_proposal(body)), PLAN_SECONDS)
+        """Which resources the proposed objects would change. Whoever only looks does not wait."""
+        proposal = _proposal(body)
+        if self._one.locked() or self._judges or (self._thread is not None and not self._thread.done()):
+            raise PlanError("another plan is under way on this host; try again")
+        return await self._alone(self._plan(proposal), PLAN_SECONDS)
 
     async def judge(self, body: str) -> str:
-        """Would Envoy take what the proposed objects would make, and if not, which of them does it refuse?"""
-        return await self._alone(self._judge(_proposal(body)), JUDGE_SECONDS)
+        """Would Envoy take what the proposed objects would make, and if not, which of them does it refuse?
+
+        It waits for a plan that is under way, which may be of another control-plane node, and goes before later ones.
+        """
+        proposal = _proposal(body)
+        if self._judges:
+            raise PlanError("another change is being judged on this host; try again")
+        self._judges += 1
+        try:
+            return await self._alone(self._judge(proposal), JUDGE_SECONDS)
+        finally:
+            self._judges -= 1
 
     async def _alone(self, work: Coroutine[Any, Any, msgspec.Struct], seconds: float) -> str:
-        if self._busy or (self._thread is not None and not self._thread.done()):
-            work.close()
-            raise PlanError("another plan is under way on this host; try again")
-        self._busy = True
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), self._one:
+                if self._thread is not None and not self._thread.done():
+                    await asyncio.wait([self._thread])
                 return msgspec.json.encode(await work).decode()
         except TimeoutError as exc:
             raise PlanError(f"no answer within {seconds:g} s") from exc
         finally:
-            self._busy = False
+            work.close()
 
     async def _changed(self, proposed: tuple[Proposed, ...]) -> tuple[Offer, _Changed]:
         present = self._present()
@@ -103,7 +114,7 @@ class Planner:
         refused = await self._validate(then.offer.snapshot)
         if refused is None:
             return Judged(problems=then.problems)
-        guilty = await find(then.offer, present, self._validate)
+        guilty = await find(then.offer, present, self._validate, {then.offer.snapshot.digest: refused})
         if not guilty and await self._validate(present.snapshot) is not None:
             # The change is not to blame: what is offered now is refused as well.
             return Judged(problems=(*then.problems, f"the present configuration is refused, too: {refused}"))

@@ -1,6 +1,7 @@
 """Envoy refused something: which objects are guilty, and what takes their place?
 
     changed  what differs from the objects that Envoy took last
+    newest   which of that changed last, and is most likely to be guilty
     Search   finds the guilty among them, by trials that somebody else runs (`envoy --mode validate`)
     plan     what stands in for each of them
     substitute   the world with these in it
@@ -8,7 +9,7 @@
 Pure. A trial is: compile the world in which exactly these changed objects have their new form, and ask Envoy.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,16 +46,31 @@ def changed(accepted: Objects, objects: Objects) -> frozenset[Ref]:
     return frozenset(names)
 
 
+def newest(refs: Iterable[Ref], objects: Objects) -> frozenset[Ref]:
+    """Those that changed at the last revision of all. A deletion has none: it comes before."""
+    when = {ref: _revision(objects.get(ref)) for ref in refs}
+    last = max(when.values(), default=0)
+    return frozenset(ref for ref, revision in when.items() if revision == last)
+
+
+def _revision(obj: Object | None) -> int:
+    return int(obj.metadata.resource_version or 0) if obj is not None else 0
+
+
 class Search:
     """Delta debugging: of a set that is refused, halve until one is left; blame it, and go on without it.
+
+    The likely ones are last in it, and the first cut is before them: Envoy took what was there before, so if they are
+    guilty, that cut says so, and nothing is left aside to be tried again.
 
     Ask `next_trial` and answer with `result`, until it is None. The first trial is everything: if Envoy takes that,
     the refusal cannot be reproduced. If it takes nothing at all, not even nothing new, no change of these is guilty.
     What depends on another guilty object, or clashes with a neighbour, is blamed too; the later one of two that clash.
     """
 
-    def __init__(self, suspects: Iterable[Ref], *, max_trials: int = MAX_TRIALS) -> None:
-        ordered = tuple(sorted(suspects))
+    def __init__(self, suspects: Iterable[Ref], *, likely: Collection[Ref] = (), max_trials: int = MAX_TRIALS) -> None:
+        ordered = tuple(sorted(suspects, key=lambda ref: (ref in likely, ref)))
+        self._cut = sum(ref not in likely for ref in ordered)
         self._max, self.trials = max_trials, 0
         self._group = ordered
         """Refused, together with what is accepted: at least one of them is guilty."""
@@ -88,9 +104,16 @@ class Search:
             case "done":
                 return None
 
+    def foreseen(self) -> frozenset[Ref] | None:
+        """The trial after this one, where its answer is as good as known: Envoy has just refused the whole."""
+        if self._stage != "whole":
+            return None
+        return frozenset(self._half if len(self._group) > 1 else ())
+
     @property
     def _half(self) -> tuple[Ref, ...]:
-        return self._group[: len(self._group) // 2]
+        """The first half; of all of them, those that are not likely."""
+        return self._group[: self._cut if 0 < self._cut < len(self._group) else len(self._group) // 2]
 
     def result(self, *, accepted: bool) -> None:
         """What Envoy said to the last trial."""
@@ -118,7 +141,7 @@ class Search:
             self._end("found")
 
     def _halve(self, *, accepted: bool) -> None:
-        half = self._half
+        half, self._cut = self._half, 0
         other = self._group[len(half) :]
         if accepted:
             # The group as a whole is refused with these, so the other half is.

@@ -265,7 +265,9 @@ class Runtime:
             found: Substitutes = {}
             if offer is not None:
                 try:
-                    found = await find(offer, self._pipeline.accepted, self._validate)
+                    taken = self._pipeline.accepted
+                    known = {taken.snapshot.digest: None} if taken else {}
+                    found = await find(offer, taken, self._validate, known)
                 except Exception:  # the search is a help; without it the last good goes on
                     log.exception("the search for refused objects failed")
             for substitute in found.values():

@@ -1,7 +1,8 @@
 """One question to the agents of all connected proxies, those of other replicas included."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -51,11 +52,52 @@ class Heard:
     """Node that could not be asked -> why."""
 
 
+class BusyError(Exception):
+    """Somebody else asks everybody; try again."""
+
+
+class Turns:
+    """Of operators' questions to everybody, one at a time on this replica: each costs every host a compile.
+
+    A change that waits to be judged goes before whoever only looks, so that nobody can keep it out by looking.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._changes = asyncio.Lock(), 0
+
+    @property
+    def changing(self) -> bool:
+        """Is a change judged, or does one wait for it?"""
+        return self._changes > 0
+
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[None]:
+        """Whoever only looks does not wait.
+
+        Raises:
+            BusyError: another question is under way.
+
+        """
+        if self._lock.locked() or self.changing:
+            raise BusyError
+        async with self._lock:
+            yield
+
+    @asynccontextmanager
+    async def change(self) -> AsyncIterator[None]:
+        """After what is under way."""
+        self._changes += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self._changes -= 1
+
+
 class Asking:
     def __init__(self, uplinks: Uplinks, proxies: Proxies, view: View, *, clock: Callable[[], float]) -> None:
         self._uplinks, self._proxies, self._view, self._clock = uplinks, proxies, view, clock
-        self.one = asyncio.Lock()
-        """Held while operators' questions to everybody are under way here: each costs every host a compile."""
+        self.turns = Turns()
 
     async def here(self, question: Question) -> list[Told]:
         """The answers of those that are connected to this replica."""

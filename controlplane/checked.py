@@ -131,7 +131,7 @@ class Checked:
         if not body:
             return Verdict()
         question = Question(what="judge", body=body, each_seconds=EACH_SECONDS, all_seconds=ALL_SECONDS)
-        async with self._asking.one:
+        async with self._asking.turns.change():
             return verdict(await self._asking.everywhere(question), require_all=wish.require_all)
 
     async def _wait(self, done: Applied, wish: Wish) -> AsyncIterator[Progress]:

@@ -30,8 +30,10 @@ async def apply(request: web.Request) -> web.StreamResponse:
     async with asyncio.timeout(context.settings.limits.request_seconds):
         wanted = await strict(request, CheckedRequest)
         wish, prepared = await _prepared(request, wanted)
-    if context.asking.one.locked():
-        raise ApiError(429, "another plan is under way", "each costs every host a compile; try again", retry_after=5)
+    # A plan that is under way is waited for; another change may take much longer.
+    if context.asking.turns.changing:
+        hint = "each costs every host a compile; try again"
+        raise ApiError(429, "another change is being judged", hint, retry_after=5)
     work = Checked(
         context.applier,
         context.asking,

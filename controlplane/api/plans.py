@@ -9,7 +9,7 @@ from controlplane.api.answers import ApiError, answer, strict
 from controlplane.api.context import CONTEXT, NOTES, Context
 from controlplane.api.objects import ApplyRequest, author_of, refusal
 from controlplane.applier import Applied
-from controlplane.asking import Heard, Question, Told, proposal
+from controlplane.asking import BusyError, Heard, Question, Told, proposal
 from mesh import codec
 from mesh.model.uplink import Planned
 
@@ -49,10 +49,12 @@ async def plan(request: web.Request) -> web.Response:
 
 async def everywhere(context: Context, question: Question) -> Heard:
     """Ask, while nobody else does so here."""
-    if context.asking.one.locked():
-        raise ApiError(429, "another plan is under way", "each costs every host a compile; try again", retry_after=5)
-    async with context.asking.one:
-        return await context.asking.everywhere(question)
+    try:
+        async with context.asking.turns.look():
+            return await context.asking.everywhere(question)
+    except BusyError as exc:
+        hint = "each costs every host a compile; try again"
+        raise ApiError(429, "another plan is under way", hint, retry_after=5) from exc
 
 
 def _document(done: Applied, heard: Heard) -> dict[str, object]:

@@ -173,3 +173,31 @@ def test_one_question_at_a_time_and_a_late_compile_still_counts(monkeypatch):
         await aeventually(again)
 
     asyncio.run(run())
+
+
+def test_a_change_is_judged_after_a_plan_that_is_under_way_and_before_later_ones(monkeypatch):
+    async def run():
+        host, hold = Host(), threading.Event()
+        original, order = planning.changed, []
+
+        def slow(present, proposed):
+            order.append([one.name for one in proposed])
+            hold.wait(10)
+            return original(present, proposed)
+
+        monkeypatch.setattr(planning, "changed", slow)
+        looking = asyncio.create_task(host.planner.plan(body(put(policy("looked")))))
+        await aeventually(lambda: order)
+        judging = asyncio.create_task(host.planner.judge(body(put(policy("wanted")))))
+        await asyncio.sleep(0)
+        with pytest.raises(PlanError, match="another plan is under way"):
+            await host.planner.plan(body())
+        with pytest.raises(PlanError, match="another change is being judged"):
+            await host.planner.judge(body())
+        hold.set()
+        assert codec.decode_struct(Judged, await judging) == Judged()
+        await looking
+        assert order == [["looked"], ["wanted"]]
+        assert await host.planner.plan(body())
+
+    asyncio.run(run())

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 
 from agent import events as ev
 from agent import kept, metrics
@@ -326,13 +327,50 @@ def test_several_guilty_objects_are_found_among_many():
         pipeline.remember(before)
         pipeline.world = world(svc("api"), *(policy(f"p{n}") for n in range(30)), revision=2)
         after = pipeline.compile(pipeline.inputs())
-        found = await find(after, before, envoy.validate)
+        found = await find(after, before, envoy.validate, {before.snapshot.digest: None})
         assert set(found) == {p.ref for p in bad}
         assert envoy.trials < 30
         pipeline.substitute(found)
         repaired = pipeline.compile(pipeline.inputs())
         assert envoy.verdict(repaired.snapshot) is None
         assert len(repaired.world.objects) == len(after.world.objects) - 2
+
+    asyncio.run(scenario())
+
+
+def at(obj, revision):
+    return msgspec.structs.replace(obj, metadata=msgspec.structs.replace(obj.metadata, resource_version=str(revision)))
+
+
+@pytest.mark.parametrize(("others", "envoys"), [(0, 1), (1, 2), (40, 2)])
+def test_what_changed_last_is_tried_first_and_what_envoy_has_is_not_tried(others, envoys):
+    """And what this proxy has nothing of costs no Envoy."""
+
+    async def scenario():
+        envoy, bad = Envoy(), at(policy("a-bad"), 9)
+        envoy.hates = {str(bad.ref)}
+        pipeline = Pipeline(local())
+        pipeline.world = world(svc("api"), revision=1)
+        before = pipeline.compile(pipeline.inputs())
+        elsewhere = [at(svc(f"elsewhere-{n}"), 8) for n in range(20)]
+        rest = [at(policy(f"p{n}"), 8) for n in range(others)]
+        pipeline.world = world(svc("api"), bad, *rest, *elsewhere, revision=9)
+        after = pipeline.compile(pipeline.inputs())
+        found = await find(after, before, envoy.validate, {before.snapshot.digest: None})
+        assert set(found) == {bad.ref}
+        assert envoy.trials == envoys
+
+    asyncio.run(scenario())
+
+
+def test_an_envoy_that_refuses_what_no_trial_shows_blames_nobody():
+    async def scenario():
+        envoy, pipeline = Envoy(), Pipeline(local())
+        pipeline.world = world(svc("api"), revision=1)
+        before = pipeline.compile(pipeline.inputs())
+        pipeline.world = world(svc("api"), policy("p"), revision=2)
+        after = pipeline.compile(pipeline.inputs())
+        assert await find(after, before, envoy.validate, {before.snapshot.digest: None}) == {}
 
     asyncio.run(scenario())
 

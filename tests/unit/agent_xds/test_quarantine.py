@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import quarantine
-from agent.quarantine import Search, changed, keep, plan, substitute
+from agent.quarantine import Search, changed, keep, newest, plan, substitute
 from mesh.model import (
     AuthorizationPolicy,
     AuthorizationPolicySpec,
@@ -43,6 +43,41 @@ def test_all_guilty_are_found_and_no_other(count, data):
     found = search(suspects, guilty, max_trials=10_000)
 
     assert (found.verdict, found.guilty) == ("found", guilty)
+
+
+@given(st.integers(1, 60), st.data())
+def test_all_guilty_are_found_whichever_are_likely(count, data):
+    suspects = [ref(i) for i in range(count)]
+    guilty = data.draw(st.sets(st.sampled_from(suspects), min_size=1, max_size=4))
+    likely = data.draw(st.sets(st.sampled_from(suspects)))
+    found, tried, foreseen = Search(suspects, likely=likely, max_trials=10_000), [], None
+    while (trial := found.next_trial()) is not None:
+        assert foreseen in {None, trial}, "what was foreseen is what comes"
+        tried.append(trial)
+        foreseen = found.foreseen()
+        found.result(accepted=not trial & guilty)
+    assert (found.verdict, found.guilty) == ("found", guilty)
+    assert len(tried) == len(set(tried))
+
+
+def test_a_likely_one_among_a_thousand_takes_two_trials():
+    suspects = [ref(i) for i in range(1000)]
+    for number in (0, 499, 999):
+        found = Search(suspects, likely={ref(number)})
+        while (trial := found.next_trial()) is not None:
+            found.result(accepted=ref(number) not in trial)
+        assert (found.trials, found.guilty) == (2, {ref(number)})
+
+
+def test_the_newest_are_those_of_the_last_revision():
+    def changed_at(number, revision):
+        meta = Metadata(name=ref(number).name, namespace="shop", resource_version=str(revision))
+        return Service(metadata=meta)
+
+    objects = {ref(n): changed_at(n, revision) for n, revision in enumerate((5, 7, 7))}
+    assert newest(objects, objects) == {ref(1), ref(2)}
+    assert newest([ref(0), ref(9)], objects) == {ref(0)}
+    assert newest([], objects) == frozenset()
 
 
 def test_one_among_a_thousand_takes_some_twelve_trials():

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import time
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -13,7 +14,7 @@ from controlplane.checked import verdict
 from controlplane.history import Change
 from mesh import codec, keys
 from mesh.model import Ref, Revision
-from mesh.model.uplink import Judged, Rejected
+from mesh.model.uplink import Judged, Planned, Rejected
 from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import agent, mesh, namespace, say, service
@@ -266,3 +267,55 @@ def test_undoing_needs_what_was_written_to_be_there_still():
     assert [(r.name, r.resource_version) for r in back.removals] == [("made", "9")]
     assert cannot_undo([Change(refs[0], "configured", b"garbage", value)])
     assert not cannot_undo([Change(refs[1], "created", None, value)])
+
+
+def test_whoever_only_looks_keeps_no_change_out(tmp_path):
+    """A viewer plans again and again; each time every host is busy for a while."""
+
+    def slow(_: str) -> str:
+        time.sleep(0.3)
+        return codec.encode_struct(Planned(revision=1)).decode()
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            viewer = await cp.operator("viewer")
+            await cp.add_node("n1")
+            await cp.apply(namespace())
+            seen = []
+
+            async def look():
+                while True:
+                    body = {"objects": [service("looked-at")]}
+                    seen.append((await cp.call("POST", "/v1/plan", body, token=viewer))[0])
+
+            async with agent(cp, "n1", answers={"judge": GOOD, "plan": slow}):
+                await aeventually(lambda: cp.context.uplinks.connections())
+                looking = [asyncio.create_task(look()) for _ in range(3)]
+                await aeventually(lambda: 200 in seen)
+                for number in range(5):
+                    status, lines = await checked(cp, service(f"wanted-{number}"), seconds=0)
+                    assert status == 200
+                    assert "written" in [line["step"] for line in lines]
+                for task in looking:
+                    task.cancel()
+            assert 429 in seen
+
+    asyncio.run(run())
+
+
+def test_of_two_changes_at_once_the_second_is_told_to_come_again(tmp_path):
+    def slow(_: str) -> str:
+        time.sleep(0.5)
+        return GOOD
+
+    async def run():
+        async with shop(tmp_path, judge=slow) as (cp, _):
+            first = asyncio.create_task(checked(cp, service("one")))
+            await aeventually(lambda: cp.context.asking.turns.changing)
+            body = {"objects": [service("two")]}
+            status, answer = await cp.call("POST", "/v1/apply/checked", body)
+            assert (status, answer["error"]) == (429, "another change is being judged")
+            assert (await first)[1][-1]["outcome"] == "in force"
+            assert (await checked(cp, service("two")))[1][-1]["outcome"] == "in force"
+
+    asyncio.run(run())
