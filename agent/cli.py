@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from agent.doctor.commands import debug, doctor
 from agent.settings import DEFAULT_PATH, Settings, SettingsError, load
 from agent.start import start
 
@@ -274,6 +275,10 @@ def leave(*, keep_config: bool, drain_seconds: float) -> None:
         hand_over(keep_config=keep_config, drain_seconds=drain_seconds)
     except LeaveError as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+main.add_command(doctor)
+main.add_command(debug)
 
 
 def _ask(config: Path, do: str, what: str = "", timeout: float = 20.0) -> Any:

@@ -105,6 +105,11 @@ class Host:
                 log.error("a service definition cannot be used", problem=problem)
         return loaded != before or self._trust_file != trust_file
 
+    def look(self) -> None:
+        """What definitions and places are on disk, for who is not the agent: nothing is given out."""
+        self.definitions = definitions.load(self._folder)
+        self.places.look()
+
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Look now and then, until cancelled."""
         while True:

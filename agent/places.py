@@ -42,6 +42,10 @@ class Places:
         else:
             self._stored, self.problem = self._held, ""
 
+    def look(self) -> None:
+        """What was given out so far, without giving or writing anything."""
+        self._held = self._stored = self._read()
+
     def addresses(self) -> dict[str, str]:
         """`<namespace>/<service>` -> where it is called by name."""
         return _needed_places(self._held.addresses) if self._held else {}
