@@ -74,6 +74,7 @@ class Peers:
             self._deposed.clear()
             if self._election.leading:
                 await first(self._lead(fence), self._over())
+                self._records.clear()  # from here on another replica knows better
 
     async def _over(self) -> None:
         await self._deposed.wait()

@@ -187,7 +187,7 @@ class Reconciler:
                 raise
 
     async def _sweep(self, fence: Compare) -> None:
-        for prefix in (keys.TOKENS, keys.OPERATORS, keys.JOINS):
+        for prefix in (keys.TOKENS, keys.OPERATORS, keys.JOINS, keys.PEERING_TOKENS):
             await self._write(plan_expired((await self._store.list(prefix)).items, self._wall()), fence)
         await self._write(plan_history((await self._store.list(keys.HISTORY_INDEX)).items, self._wall()), fence)
 

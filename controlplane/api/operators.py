@@ -12,6 +12,7 @@ from controlplane import auth
 from controlplane.api.answers import ApiError, answer, strict
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.api.dist import INSTALLER
+from controlplane.api.peerings import states as peer_states
 from controlplane.backup import dump
 from controlplane.election import LEADER, Leader
 from controlplane.proxies import PeerError
@@ -161,6 +162,7 @@ async def status(request: web.Request) -> web.Response:
             "instances": len(view.instances),
             "endpoints": sum(len(endpoints) for endpoints in view.endpoints.values()),
             "intermediate": {"notAfter": context.authority.valid_until()},
+            "peers": peer_states(context),
         }
     )
 

@@ -97,11 +97,7 @@ async def session(request: web.Request) -> web.StreamResponse:
 
 
 async def list_peerings(request: web.Request) -> web.Response:
-    context = request.app[CONTEXT]
-    items = [
-        state(context, peering) for peering in sorted(context.mirror.view.peerings(), key=lambda p: p.metadata.name)
-    ]
-    return answer({"items": items})
+    return answer({"items": states(request.app[CONTEXT])})
 
 
 async def get(request: web.Request) -> web.Response:
@@ -112,6 +108,11 @@ async def get(request: web.Request) -> web.Response:
         hint = "it was deleted here" if record and record.state == "deleted" else "`holdfast peering list` names them"
         raise ApiError(404, f"there is no peering {name[:80]!r}", hint)
     return answer(state(context, peering) | details(context, peering))
+
+
+def states(context: Context) -> list[dict[str, Any]]:
+    peerings = sorted(context.mirror.view.peerings(), key=lambda peering: peering.metadata.name)
+    return [state(context, peering) for peering in peerings]
 
 
 def state(context: Context, peering: Peering) -> dict[str, Any]:

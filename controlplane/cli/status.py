@@ -1,7 +1,8 @@
 """`holdfast status`."""
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -59,6 +60,8 @@ def summary(found: Mapping[str, Any], now: float) -> list[str]:
         f"proxies        {phases(found)}",
         f"intermediate   valid for {span(found['intermediate']['notAfter'] - now)}",
     ]
+    if peers := found.get("peers"):
+        lines.append(f"peers          {peers_line(peers)}")
     if runway:
         worst = min(runway, key=lambda one: one[1] - now)
         lines.append(f"certificates   {len(runway)}; the first ends in {span(worst[1] - now)} ({worst[0]})")
@@ -73,6 +76,13 @@ def phases(found: Mapping[str, Any]) -> str:
         phase = (report.get("phase") or "joining") if item.get("connected") else "lost" if item.get("lost") else "away"
         counts[phase] = counts.get(phase, 0) + 1
     return ", ".join(f"{number} {phase}" for phase, number in sorted(counts.items())) or "none"
+
+
+def peers_line(peers: Sequence[Mapping[str, Any]]) -> str:
+    """How many peers are in which state, and what is imported of them."""
+    counts = Counter(peer["state"] for peer in peers)
+    states = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    return f"{states}; {sum(peer['imported'] for peer in peers)} services imported"
 
 
 Runway = tuple[str, float, float]
@@ -100,6 +110,15 @@ def troubles(found: Mapping[str, Any], now: float) -> list[str]:
     lines += [f"unreadable in the store: {bad['key']}: {bad['reason']}" for bad in found["store"]["bad"]]
     if not found.get("leader"):
         lines.append("no leader is elected: nobody is marked lost until there is one")
+    for peer in found.get("peers") or []:
+        if peer["state"] in {"lost", "refused"}:
+            why = f": {peer['reason']}" if peer["reason"] else ""
+            kept = "what was imported is kept"
+            lines.append(f"peer {peer['name']} is {peer['state']} for {span(peer['lostSeconds'])}{why}; {kept}")
+        if peer["refused"]:
+            lines.append(
+                f"peer {peer['name']}: {peer['refused']} items are refused; `holdfast peering describe` says why"
+            )
     for name, end, begin in certificates(found):
         left = (end - now) / max(1.0, end - begin)
         if left <= 0:
