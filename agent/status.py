@@ -58,6 +58,7 @@ class Facts:
     """Of further connections: none, armed, confirmed or reverted; empty: not known."""
     gates: tuple[str, ...] = ()
     controlplanes: tuple[str, ...] = ()
+    locality: str = ""
     memory: int = 0
     drained: Drained = Drained()
     applied_newest: int = 0
@@ -87,6 +88,7 @@ def report(facts: Facts) -> Report:
         resources=dict(facts.resources),
         held=facts.held,
         started=facts.started,
+        locality=facts.locality,
         maintenance=facts.drained.host or 0.0,
     )
 

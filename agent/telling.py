@@ -73,6 +73,7 @@ class Telling:
             capture=agent.redirector.state.capture,
             gates=agent.peers.gates(),
             controlplanes=agent.peers.controlplanes(),
+            locality=agent.settings.locality,
             memory=_memory(),
             drained=agent.host.drained,
             applied_newest=agent.runtime.applied_newest if state.applied_digest else 0,

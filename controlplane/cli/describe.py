@@ -23,6 +23,7 @@ def describe(kind: str, name: str, namespace: str, flags: Flags) -> None:
       holdfast describe node web-1
     """
     from controlplane.cli.client import Api
+    from controlplane.cli.hosts import with_status
     from controlplane.cli.output import table, talk
     from controlplane.cli.plain import plain
     from controlplane.cli.views import describe as lines
@@ -34,6 +35,9 @@ def describe(kind: str, name: str, namespace: str, flags: Flags) -> None:
 
     async def work(api: Api) -> tuple[Any, list[tuple[str, list[Any]]]]:
         document = await api.get(path_of(kind, within, name))
+        if kind == "Node":
+            said = (await api.get("/v1/proxies"))["items"]
+            document = with_status([document], said, time.time())[0]
         return document, [(other, await related(api, other, kind, within, name)) for other in RELATED.get(kind, ())]
 
     document, others = talk(to, work, f"reading {kind} {name}")

@@ -23,16 +23,19 @@ def get(
 ) -> None:
     r"""List the objects of a KIND, or show the one called NAME.
 
-    KIND is a kind's name, its plural or a short form, in any case: Service, services, svc.
+    KIND is a kind's name, its plural or a short form, in any case: Service, services, svc. Nodes are shown with what
+    their agents report, under `status`: state, versions, when they were heard, the shortest certificate.
 
     \b
     Examples:
       holdfast get services -n shop
       holdfast get endpoints -A -o wide
       holdfast get svc api -n shop -o yaml
+      holdfast get nodes
       holdfast get instances -A -l version=v2 -o json
     """
     from controlplane.cli.client import Api
+    from controlplane.cli.hosts import with_status
     from controlplane.cli.output import emit, say, table, talk
     from controlplane.cli.views import rows
 
@@ -44,9 +47,16 @@ def get(
 
     async def work(api: Api) -> Any:
         if name:
-            return await api.get(path_of(kind, within, name))
-        params = {"namespace": within} if within else {}
-        return await api.get(collection(kind), params | ({"labelSelector": selector} if selector else {}))
+            answer = await api.get(path_of(kind, within, name))
+        else:
+            params = {"namespace": within} if within else {}
+            answer = await api.get(collection(kind), params | ({"labelSelector": selector} if selector else {}))
+        if kind != "Node":
+            return answer
+        said = (await api.get("/v1/proxies"))["items"]
+        if name:
+            return with_status([answer], said, time.time())[0]
+        return {**answer, "items": with_status(answer["items"], said, time.time())}
 
     found = talk(to, work, f"reading {KINDS[kind].plural}")
     for bad in found.get("bad") or []:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from controlplane.cli import hosts
 from mesh.model import KINDS
 
 Document = Mapping[str, Any]
@@ -36,6 +37,10 @@ def text(value: Any) -> str:
 
 def _field(name: str) -> Callable[[Document], str]:
     return lambda document: text(spec(document, name))
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else "over" if value < 0 else span(value)
 
 
 def _ports(document: Document) -> str:
@@ -162,11 +167,16 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("TRUST DOMAIN", _field("trustDomain"), wide=True),
     ),
     "Node": (
+        Column("STATE", hosts.state),
         Column("ADDRESS", _field("address")),
-        Column("ROLES", lambda d: text(spec(d, "roles") or ["agent"])),
+        Column("LOCALITY", lambda d: text(spec(d, "locality") or hosts.report(d, "locality"))),
+        Column("AGENT", lambda d: text(hosts.report(d, "version"))),
+        Column("ENVOY", lambda d: text(hosts.report(d, "envoyVersion") or hosts.report(d, "envoy"))),
+        Column("HEARD", lambda d: _seconds(hosts.heartbeat(d))),
+        Column("RUNWAY", lambda d: _seconds((d.get("status") or {}).get("runwaySeconds"))),
         Column("IDENTITIES", _field("identities")),
-        Column("EVICTED", lambda d: "yes" if spec(d, "evicted") else "-"),
-        Column("LOCALITY", _field("locality"), wide=True),
+        Column("ROLES", lambda d: text(spec(d, "roles") or ["agent"]), wide=True),
+        Column("REPLICA", lambda d: text((d.get("status") or {}).get("replica")), wide=True),
     ),
     "Instance": (
         Column("NODE", _field("node")),

@@ -69,6 +69,8 @@ class Report(Frozen, frozen=True, kw_only=True):
     """Why a mass deletion is held back, if one is."""
     started: float = 0.0
     """Unix seconds."""
+    locality: str = ""
+    """Where the host says that it is; its Node's comes first."""
     maintenance: float = 0.0
     """Since when the host is out of service by an operator's word, in Unix seconds; 0: it is not."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from controlplane.cli.hosts import with_status
 from controlplane.cli.views import COLUMNS, age, describe, rows, span
 from mesh.model import KINDS
 
@@ -43,6 +44,57 @@ def test_a_service():
     }
     titles, cells = rows("Service", [SERVICE], wide=True, now=SEVEN)
     assert dict(zip(titles, cells[0], strict=True))["LABELS"] == "a=1,b=2"
+
+
+NODE = {
+    "kind": "Node",
+    "metadata": {"name": "vm-1", "creationTimestamp": "2026-11-21T07:00:00Z"},
+    "spec": {"address": "fd00::1", "identities": ["shop/web"], "roles": ["agent"]},
+}
+REPORT = {
+    "node": "vm-1", "phase": "serving", "version": "0.1.0", "envoy": "live", "envoyVersion": "1.40.0",
+    "locality": "eu/a", "maintenance": 0.0,
+    "svids": [{"notAfter": SEVEN + 90_000}, {"notAfter": SEVEN + 7260}],
+}  # fmt: skip
+PROXY = {"node": "vm-1", "replica": "cp-1", "connected": True, "silentSeconds": 1.2, "lost": False, "report": REPORT}
+
+
+def node_row(proxy=PROXY, *, wide=False, **spec):
+    (shown,) = with_status([NODE | {"spec": NODE["spec"] | spec}], [proxy] if proxy else [], SEVEN)
+    titles, cells = rows("Node", [shown], wide=wide, now=SEVEN + 60)
+    return dict(zip(titles, cells[0], strict=True))
+
+
+def test_a_node_is_shown_with_what_its_agent_reports():
+    assert node_row() == {
+        "NAME": "vm-1", "STATE": "serving", "ADDRESS": "fd00::1", "LOCALITY": "eu/a", "AGENT": "0.1.0",
+        "ENVOY": "1.40.0", "HEARD": "1s", "RUNWAY": "2h1m", "IDENTITIES": "shop/web", "AGE": "1m0s",
+    }  # fmt: skip
+    assert node_row(wide=True)["REPLICA"] == "cp-1"
+    assert node_row(locality="eu/b")["LOCALITY"] == "eu/b", "the operator's word comes first"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "spec", "state"),
+    [
+        (PROXY | {"report": REPORT | {"maintenance": 5.0}}, {}, "maintenance"),
+        (PROXY | {"report": REPORT | {"phase": "stale"}}, {}, "stale"),
+        (PROXY | {"report": None}, {}, "joining"),
+        ({"node": "vm-1", "connected": False, "report": None, "lost": False}, {}, "away"),
+        ({"node": "vm-1", "connected": False, "report": None, "lost": True}, {}, "lost"),
+        (PROXY, {"evicted": True}, "evicted"),
+        (None, {}, "-"),
+    ],
+)
+def test_the_state_of_a_node(proxy, spec, state):
+    found = node_row(proxy, **spec)
+    assert found["STATE"] == state
+    if state in {"away", "lost", "-"}:
+        assert (found["HEARD"], found["RUNWAY"]) == ("-", "-")
+
+
+def test_a_certificate_that_is_over_says_so():
+    assert node_row(PROXY | {"report": REPORT | {"svids": [{"notAfter": SEVEN - 9}]}})["RUNWAY"] == "over"
 
 
 def test_a_policy_says_who_may_call():
