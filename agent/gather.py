@@ -5,22 +5,13 @@ Raw values are kept beside the World, since the disk must hold what was received
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from agent.state import StoredRange, StoredWorld
 from mesh import codec, keys
+from mesh.codec import StoredEvent
 from mesh.model import Revision, World
 from mesh.model.world import EpochChanged, Undecodable
 from mesh.store.follow import Known
-
-
-class RawEvent(Protocol):
-    @property
-    def key(self) -> str: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def revision(self) -> Revision: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,7 @@ class Gathered:
 
     # --- what comes from the store ---
 
-    def take(self, prefix: str, revision: Revision, events: Sequence[RawEvent], *, listed: bool = False) -> bool:
+    def take(self, prefix: str, revision: Revision, events: Sequence[StoredEvent], *, listed: bool = False) -> bool:
         """Apply one revision's changes, or a listing's differences. True: the world is another one."""
         place = self._ranges.setdefault(prefix, _Range())
         changes = codec.changes(events)
@@ -89,7 +80,7 @@ class Gathered:
         self.world = before.apply(changes, self._advance(prefix, place, revision))
         return bool(changes)
 
-    def hold(self, prefix: str, deleted: Iterable[RawEvent]) -> None:
+    def hold(self, prefix: str, deleted: Iterable[StoredEvent]) -> None:
         """These keys are gone from the store and stay in force here."""
         place = self._ranges.setdefault(prefix, _Range())
         place.held.update(event.key for event in deleted if event.key in place.values)

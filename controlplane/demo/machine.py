@@ -25,6 +25,9 @@ STOP_SECONDS = 20.0
 MAX_SOCKET_PATH = 100
 """The kernel takes 107 bytes for a unix socket's path."""
 
+AS_ITS_UNIT = {"MALLOC_ARENA_MAX": "1", "MALLOC_TOP_PAD_": "16384", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""What the unit of a host's agent has in its environment, so that an agent here is as large as there."""
+
 
 def program(name: str) -> str:
     """One of this project's console scripts: the one beside this Python, so that both are of one installation."""
@@ -56,7 +59,7 @@ class Machine:
             f"agent of {name}",
             [program("holdfast-agent"), "run", "--config", str(home / "agent.yaml")],
             log=home / "agent.log",
-            env=env,
+            env={**env, **AS_ITS_UNIT},
         )
         self.application = (
             Process(f"application of {name}", [sys.executable, "-m", "controlplane.demo.apps", *application],

@@ -11,6 +11,7 @@ All pure. A new kind needs nothing here.
 from mesh.codec.documents import MAX_TEXT, BadDocument, load_json, load_yaml
 from mesh.codec.strict import convert_strict, decode_strict
 from mesh.codec.wire import (
+    StoredEvent,
     Undecodable,
     changes,
     decode,
@@ -24,6 +25,7 @@ from mesh.codec.wire import (
 __all__ = [
     "MAX_TEXT",
     "BadDocument",
+    "StoredEvent",
     "Undecodable",
     "changes",
     "convert_strict",

@@ -1,12 +1,11 @@
 """Whole agents with real Envoys, beside a whole control-plane node on a store in memory, in one process."""
 
 import asyncio
-import contextlib
 import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from agent.settings import EnvoySettings, Settings
 from agent.telling import Telling
 from controlplane.demo.binaries import find_envoy
 from mesh.store.protocol import Store
+from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import Cp
 
 
@@ -102,7 +102,7 @@ class Host:
                 task.cancel()
 
     async def stop_envoy(self) -> None:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             await self.envoy.stop(drain=False)
 
 
@@ -117,3 +117,29 @@ class Shared:
 
     async def close(self) -> None:
         return None
+
+
+async def joined(
+    stack: AsyncExitStack, home: Path, cp: Cp, node: str, name: str, *, address: str, **fields: Any
+) -> Host:
+    """A host that serves one service as long as the stack lasts, and is registered."""
+    host = Host(home / node, cp, node, address=address)
+    host.define(name, **fields)
+    await host.token(f"shop/{fields.get('serviceAccount', name)}")
+    stack.push_async_callback(host.stop_envoy)
+    agent = await stack.enter_async_context(host.running())
+    await aeventually(lambda: agent.runtime.state.phase == "serving" and agent.registered, timeout=40)
+    return host
+
+
+async def echoes(port: int) -> bool:
+    """Does what is behind this local port say what is said to it?"""
+    with suppress(OSError, TimeoutError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(b"hello")
+            async with asyncio.timeout(2):
+                return await reader.read(100) == b"hello"
+        finally:
+            writer.close()
+    return False

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mesh.model import Endpoint, TrustBundle
 from mesh.store.errors import Unavailable
 from mesh.store.protocol import Put, Store
 from tests.fakes.tcp import listening
-from tests.integration.agent.hosts import Host, free_port
+from tests.integration.agent.hosts import Host, echoes, free_port
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import Cp, mesh, namespace, service
 
@@ -56,15 +56,7 @@ class Shop:
         self.cp, self.host, self.port, self.upstream = cp, host, port, upstream
 
     async def answers(self) -> bool:
-        with suppress(OSError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
-            try:
-                writer.write(b"hello")
-                async with asyncio.timeout(2):
-                    return await reader.read(100) == b"hello"
-            finally:
-                writer.close()
-        return False
+        return await echoes(self.upstream)
 
     async def serving(self) -> None:
         agent = self.host.agent

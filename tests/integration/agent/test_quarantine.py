@@ -4,10 +4,8 @@ No object of today's kinds passes validation and is refused by Envoy, except a t
 compile, chains of poisoned objects are made bad: everything above that, and Envoy, is real.
 """
 
-import asyncio
 import ssl
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from mesh.compile.view import Frame, Inbound
 from mesh.model import TrustBundle
 from mesh.model.uplink import Rejected
 from mesh.store.protocol import Put
-from tests.integration.agent.hosts import free_port
+from tests.integration.agent.hosts import echoes, free_port
 from tests.integration.agent.test_agent_envoy import Shop, run
 from tests.support.meshes import TestCa
 from tests.support.waiting import aeventually
@@ -91,15 +89,7 @@ class Caller:
         )
 
     async def answers(self, name: str) -> bool:
-        with suppress(OSError, TimeoutError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[name])
-            try:
-                writer.write(b"hello")
-                async with asyncio.timeout(2):
-                    return await reader.read(100) == b"hello"
-            finally:
-                writer.close()
-        return False
+        return await echoes(self.ports[name])
 
     async def all_answer(self, *but: str) -> None:
         for name in NEIGHBOURS:

@@ -1,8 +1,7 @@
 """Whole agents with real Envoys: a Service's selector moves from host to host under load, and nobody notices."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from aiohttp.test_utils import TestServer
 
 from controlplane.demo.apps import api_app
 from controlplane.demo.check.load import Load
-from tests.integration.agent.hosts import Host, free_port
+from tests.integration.agent.hosts import free_port, joined
 from tests.support.waiting import aeventually
-from tests.unit.controlplane.harness import Cp, mesh, namespace, service
+from tests.unit.controlplane.harness import mesh, namespace, service
 
 pytestmark = pytest.mark.real
 
@@ -33,17 +32,6 @@ def selecting(color: str) -> dict[str, Any]:
     return service("api", ports=[{"port": 80, "protocol": "http", "targetPort": "http"}], selector={"color": color})
 
 
-@asynccontextmanager
-async def host(stack: AsyncExitStack, home: Path, cp: Cp, node: str, name: str, **fields: Any) -> AsyncIterator[Host]:
-    found = Host(home / node, cp, node, address=ADDRESSES[node])
-    found.define(name, **fields)
-    await found.token(f"shop/{name}")
-    stack.push_async_callback(found.stop_envoy)
-    agent = await stack.enter_async_context(found.running())
-    await aeventually(lambda: agent.runtime.state.phase == "serving" and agent.registered, timeout=30)
-    yield found
-
-
 async def scenario(folder: Path) -> Load:
     async with mesh(folder / "cp") as cp, AsyncExitStack() as stack:
         status, body = await cp.apply(namespace(), selecting("blue"), ALLOW)
@@ -52,10 +40,10 @@ async def scenario(folder: Path) -> Load:
             app = await stack.enter_async_context(TestServer(api_app(color), host="127.0.0.1"))
             ports = [{"port": app.port, "name": "http", "protocol": "http"}]
             fields = {"ports": ports, "labels": {"color": color}, "health": {"type": "tcp", "intervalSeconds": 0.1}}
-            await stack.enter_async_context(host(stack, folder, cp, color, "api", **fields))
+            await joined(stack, folder, cp, color, "api", address=ADDRESSES[color], **fields)
         upstream = free_port()
         calls = [{"service": "api", "port": 80, "listen": f"127.0.0.1:{upstream}"}]
-        await stack.enter_async_context(host(stack, folder, cp, "caller", "web", upstreams=calls))
+        await joined(stack, folder, cp, "caller", "web", address=ADDRESSES["caller"], upstreams=calls)
 
         load = Load("127.0.0.1", upstream, rate=200)
 

@@ -20,7 +20,7 @@ from aiohttp import web
 from mesh import pb
 from mesh.compile import routes
 from mesh.model.httproute import HttpMatch
-from tests.integration.agent.hosts import Host, free_port
+from tests.integration.agent.hosts import Host, free_port, joined
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import Cp, mesh, namespace, service
 
@@ -163,17 +163,6 @@ async def application(version: str) -> AsyncIterator[tuple[int, int]]:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def host(stack: AsyncExitStack, home: Path, cp: Cp, node: str, name: str, **fields: Any) -> AsyncIterator[Host]:
-    found = Host(home / node, cp, node, address=ADDRESSES[node])
-    found.define(name, **fields)
-    await found.token(f"shop/{fields.get('serviceAccount', name)}")
-    stack.push_async_callback(found.stop_envoy)
-    agent = await stack.enter_async_context(found.running())
-    await aeventually(lambda: agent.runtime.state.phase == "serving" and agent.registered, timeout=40)
-    yield found
-
-
 class Scene:
     def __init__(self, cp: Cp, hosts: list[Host], http: int, tcp: int) -> None:
         self.cp, self.hosts, self.http, self.tcp = cp, hosts, http, tcp
@@ -206,14 +195,16 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             labels = {"app": "api", "version": version}
             fields = {"ports": ports, "labels": labels, "serviceAccount": "api"}
             hosts.append(
-                await stack.enter_async_context(host(stack, folder, cp, f"n{number}", f"api-{version}", **fields))
+                await joined(
+                    stack, folder, cp, f"n{number}", f"api-{version}", address=ADDRESSES[f"n{number}"], **fields
+                )
             )
         http, tcp = free_port(), free_port()
         calls = [
             {"service": "api", "port": 80, "listen": f"127.0.0.1:{http}"},
             {"service": "db", "port": 5432, "listen": f"127.0.0.1:{tcp}"},
         ]
-        hosts.append(await stack.enter_async_context(host(stack, folder, cp, "caller", "web", upstreams=calls)))
+        hosts.append(await joined(stack, folder, cp, "caller", "web", address=ADDRESSES["caller"], upstreams=calls))
         yield Scene(cp, hosts, http, tcp)
 
 

@@ -10,6 +10,7 @@ import pytest
 import agent
 from agent.envoy import launcher
 from agent.settings import SUPERVISOR
+from controlplane.demo.machine import AS_ITS_UNIT
 
 UNITS = Path(agent.__file__).parent / "units"
 NAMES = ("holdfast-agent.service", "holdfast-envoy.service")
@@ -46,7 +47,12 @@ def test_agent_and_envoy_are_two_users_and_only_the_agent_is_in_the_others_group
     assert setting("holdfast-agent.service", "SupplementaryGroups") == ["holdfast-envoy"]
     assert setting("holdfast-envoy.service", "User") == ["holdfast-envoy"]
     assert setting("holdfast-envoy.service", "SupplementaryGroups") == []
-    assert setting("holdfast-agent.service", "Environment") == [f"{SUPERVISOR}=systemd"]
+    assert f"{SUPERVISOR}=systemd" in setting("holdfast-agent.service", "Environment")
+
+
+def test_the_demos_agents_have_the_memory_settings_of_the_unit():
+    words = " ".join(setting("holdfast-agent.service", "Environment")).split()
+    assert dict(word.split("=") for word in words if not word.startswith(SUPERVISOR)) == AS_ITS_UNIT
 
 
 @pytest.mark.parametrize("unit", NAMES)
