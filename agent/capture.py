@@ -12,7 +12,7 @@ from agent.hostd.wanted import MAX_EACH, Caller, Inbound, Name, Outbound, Wanted
 from mesh import pb
 from mesh.compile import names
 from mesh.compile.types import Snapshot
-from mesh.model import Frozen, NodeLocal, ServiceRef, Violation
+from mesh.model import Frozen, NodeLocal, Violation
 from mesh.model.checks import port_fault, shown
 
 OnFailure = Literal["open", "closed"]
@@ -108,7 +108,7 @@ def common(one: Wanted, other: Wanted) -> Wanted:
 
 def _names(local: NodeLocal) -> Iterator[Name]:
     services = {
-        ServiceRef(upstream.namespace or definition.namespace, upstream.service)
+        upstream.called(definition.namespace)
         for definition in local.definitions
         for upstream in definition.upstreams
         if not upstream.listen

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.compile import names
-from mesh.model import Instance, Object, Service, ServiceRef, selects
+from mesh.model import GATEWAY, Instance, Object, Service, ServiceRef, selects
 
 QUIET_SECONDS = 1.0
 """Without a new request, after the control plane has taken it: a change is in force at callers well within."""
@@ -57,13 +57,21 @@ class Departures:
         return all(health.get(instance.ref, "draining") == "draining" for instance in leaving)
 
     async def _requests(self, leaving: Iterable[Instance]) -> tuple[int, int]:
-        """So far, and under way, at the applications behind these instances."""
+        """So far, and under way, at the applications behind these instances, or through this gateway."""
+        leaving = tuple(leaving)
         prefixes = tuple(f"cluster.{name}" for name in self._clusters(leaving))
-        if not prefixes:
-            return 0, 0
-        found = await self._stats(r"^cluster\.local\|.*\.upstream_rq_(total|active)$")
-        ours = [(name, value) for name, value in found.items() if name.startswith(prefixes)]
-        return sum(v for n, v in ours if n.endswith(_TOTAL)), sum(v for n, v in ours if n.endswith(_ACTIVE))
+        total = active = 0
+        if prefixes:
+            found = await self._stats(r"^cluster\.local\|.*\.upstream_rq_(total|active)$")
+            ours = [(name, value) for name, value in found.items() if name.startswith(prefixes)]
+            total = sum(v for n, v in ours if n.endswith(_TOTAL))
+            active = sum(v for n, v in ours if n.endswith(_ACTIVE))
+        if any(ServiceRef(instance.metadata.namespace, instance.spec.service) == GATEWAY for instance in leaving):
+            # A gateway knows of connections only.
+            found = await self._stats(r"^cluster\.gateway\|.*\.upstream_cx_(total|active)$")
+            total += sum(v for n, v in found.items() if n.endswith("_total"))
+            active += sum(v for n, v in found.items() if n.endswith("_active"))
+        return total, active
 
     def _clusters(self, leaving: Iterable[Instance]) -> set[str]:
         """The name of each cluster that leads to one of these, as Envoy's figures have it."""

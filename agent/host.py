@@ -1,7 +1,7 @@
 """The host's own part: definitions, health and identities -> NodeLocal, and the instances to register."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ from agent.settings import Settings
 from agent.state import StoredIdentity
 from agent.status import InstanceStatus
 from mesh.aio import pause
-from mesh.model import Health, Instance, NodeLocal, ServiceDefinition
+from mesh.model import GATEWAY, Health, Instance, NodeLocal, ServiceDefinition, gateway_instance
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,8 @@ def _ports(settings: Settings) -> set[int]:
     """On which agent and Envoy listen themselves."""
     places = [settings.scrape, settings.gate.listen if settings.gate else ""]
     numbers = [place.rpartition(":")[2] for place in places]
-    return {settings.mtls_port, *(int(number) for number in numbers if number.isdecimal())}
+    own = {settings.mtls_port, *((settings.gateway.port,) if settings.gateway else ())}
+    return own | {*(int(number) for number in numbers if number.isdecimal())}
 
 
 class Host:
@@ -135,6 +136,7 @@ class Host:
             mtls_port=settings.mtls_port,
             bind=settings.listens_at,
             gate=settings.gate,
+            gateway=settings.gateway,
             access_log=settings.access_log,
             locality=settings.locality,
             trust_file=self._trust_file,
@@ -146,7 +148,17 @@ class Host:
     def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:
         """What to register: only what can prove who it is, so that no caller is sent to a port that cannot answer."""
         ready = set(held)
-        return tuple(self._instance(d, monitor) for d in self.definitions.good if d.identity in ready)
+        own = tuple(self._instance(d, monitor) for d in self.definitions.good if d.identity in ready)
+        return (*own, *self._gateway())
+
+    def _gateway(self) -> Iterator[Instance]:
+        """It shows nobody a certificate, so it needs none."""
+        settings = self._settings
+        if settings.gateway:
+            health: Health = "draining" if self.drained.has(str(GATEWAY)) else "healthy"
+            yield gateway_instance(
+                settings.node, settings.address, settings.gateway, health, locality=settings.locality
+            )
 
     def _instance(self, definition: ServiceDefinition, monitor: Monitor) -> Instance:
         settings = self._settings
@@ -164,7 +176,16 @@ class Host:
         self, monitor: Monitor, keeper: Keeper, refused: "dict[str, str]", *, registered: bool
     ) -> tuple[InstanceStatus, ...]:
         """Each local service, in words."""
-        found = []
+        found = [
+            InstanceStatus(
+                service=str(GATEWAY),
+                identity="",
+                health=gateway.spec.health,
+                reason="",
+                registered=refused.get(gateway.metadata.name) or ("yes" if registered else "no"),
+            )
+            for gateway in self._gateway()
+        ]
         for definition in self.definitions.good:
             name = definition.instance or f"{definition.name}-{self._settings.node}"
             tally = monitor.tallies.get((definition.namespace, definition.name))

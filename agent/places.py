@@ -78,7 +78,8 @@ def _needed(definitions: tuple[ServiceDefinition, ...], taken: Iterable[int]) ->
         for upstream in definition.upstreams:
             number = upstream.listen.rpartition(":")[2]
             if not upstream.listen:
-                services.add(f"{upstream.namespace or definition.namespace}/{upstream.service}")
+                called = upstream.called(definition.namespace)
+                services.add(f"{called.namespace}/{called.name}")
             elif not upstream.listen.startswith("unix:") and number.isdecimal():
                 listening.add(int(number))
     identities = frozenset(d.identity for d in definitions if d.called_by)

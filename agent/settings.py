@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 from agent import capture
 from agent.capture import CaptureSettings
 from mesh import codec
-from mesh.model import MTLS_PORT, Frozen, GateSpec, Violation
+from mesh.model import MTLS_PORT, Frozen, GateSpec, GatewaySpec, Violation
 
 DEFAULT_PATH = Path("/etc/holdfast/agent.yaml")
 RUN_DIR = "/run/holdfast"
@@ -80,6 +81,8 @@ class Settings(Frozen, frozen=True, kw_only=True):
     """Calls by name need none of it but the socket; the rest is for those who want more to go through the proxy."""
     gate: GateSpec | None = None
     """Set on hosts that stand in front of etcd."""
+    gateway: GatewaySpec | None = None
+    """Set on hosts that pass connections between clusters; its node needs the role."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -176,7 +179,8 @@ def check(settings: Settings) -> tuple[Violation, ...]:
         faults.append(("envoy.drainSeconds", "is negative"))
     if envoy.parent_shutdown_seconds <= envoy.drain_seconds:
         faults.append(("envoy.parentShutdownSeconds", "must be more than drainSeconds: the old Envoy ends then"))
-    named = tuple(Violation(path=path, reason=reason) for path, reason in faults)
+    named = [Violation(path=path, reason=reason) for path, reason in faults]
+    named += _gateway_faults(settings)
     return (*named, *capture.faults(settings.capture))
 
 
@@ -192,6 +196,13 @@ def _host_fault(text: str) -> str:
     if not text or any(c.isspace() or c in "/[]" for c in text) or not text.isprintable():
         return f"{text[:80]!r} is not an address"
     return ""
+
+
+def _gateway_faults(settings: Settings) -> Iterator[Violation]:
+    if settings.gateway:
+        yield from settings.gateway.check("gateway")
+        if settings.gateway.port == settings.mtls_port:
+            yield Violation(path="gateway.port", reason="is mtlsPort: both are listened on")
 
 
 def _is_https(url: str) -> bool:

@@ -17,7 +17,7 @@ from agent.gather import Gathered
 from agent.state import StoredWorld
 from mesh import codec, keys
 from mesh.aio import unless
-from mesh.model import Revision, ServiceRef, World
+from mesh.model import Peering, Revision, ServiceRef, World
 from mesh.model.world import Commit, Deletions
 from mesh.store import guard
 from mesh.store.errors import StoreError
@@ -116,9 +116,16 @@ class Watch:
             await self._session(self._store)
 
     def _wanted(self) -> tuple[str, ...]:
-        services = sorted(set(self._interest(self._gathered.world)))
+        world = self._gathered.world
+        peers = sorted(found.metadata.name for found in world.objects.values() if isinstance(found, Peering))
+        services = sorted(set(self._interest(world)))
         # The total of declared deletions is listed last: until then what we know of it is as old as the rest.
-        return (*ALWAYS, *(keys.endpoints_of(service) for service in services), keys.DELETIONS)
+        return (
+            *ALWAYS,
+            *(keys.imported_services_of(peer) for peer in peers),
+            *(keys.endpoints_of(service) for service in services),
+            keys.DELETIONS,
+        )
 
     async def _session(self, store: Store) -> None:
         """Until the follower is replaced. What it has emitted is always taken: its successor goes on behind it."""

@@ -18,6 +18,8 @@ import msgspec
 from controlplane.view import Held, View
 from mesh import codec, keys
 from mesh.model import (
+    GATEWAY,
+    GATEWAY_ROLE,
     Endpoint,
     EndpointSpec,
     Health,
@@ -90,7 +92,10 @@ def admit(  # noqa: PLR0911 - one for each fault
     if spec.address != node.address:
         return f"its address {spec.address} is not its node's, which is {node.address}"
     identity = f"{meta.namespace}/{spec.service_account}"
-    if identity not in node.identities:
+    if ServiceRef(meta.namespace, spec.service) == GATEWAY:
+        if GATEWAY_ROLE not in node.roles:
+            return f"node {name!r} is no gateway: its roles are {', '.join(node.roles)}"
+    elif identity not in node.identities:
         return f"node {name!r} may not run as {identity}; it may run as {', '.join(node.identities) or 'nobody'}"
     if spec.health == "lost":
         return "only the control plane says that an instance is lost"

@@ -16,6 +16,8 @@ from controlplane.peered import PeerRecord
 from mesh import codec, keys
 from mesh.model import (
     CLUSTER_SINGLETON,
+    GATEWAY,
+    GATEWAY_SERVICE,
     Endpoint,
     ExportPolicy,
     Frozen,
@@ -45,6 +47,10 @@ class Held(NamedTuple, Generic[O_co]):
 
     object: O_co
     revision: Revision
+
+
+_GATEWAYS: Held[Service] = Held(GATEWAY_SERVICE, Revision(0))
+"""Nobody writes it; what is written under its name is refused (mesh.model.service)."""
 
 
 class Bad(NamedTuple):
@@ -116,7 +122,8 @@ class View:
     def __init__(self) -> None:
         self.objects: dict[Ref, Held[Object]] = {}
         """Every kind but Service, Instance and Endpoint."""
-        self.services: dict[ServiceRef, Held[Service]] = {}
+        self.services: dict[ServiceRef, Held[Service]] = {GATEWAY: _GATEWAYS}
+        """That of the gateways is always there."""
         self.instances: dict[Ref, Held[Instance]] = {}
         self.endpoints: dict[ServiceRef, dict[str, Held[Endpoint]]] = {}
         self.imported: dict[str, dict[str, Held[Object]]] = {}
@@ -145,6 +152,11 @@ class View:
     def config(self) -> MeshConfig | None:
         held = self.objects.get(Ref("MeshConfig", "", CLUSTER_SINGLETON))
         return held.object if held and isinstance(held.object, MeshConfig) else None
+
+    @property
+    def written_services(self) -> int:
+        """How many Services somebody wrote."""
+        return sum(held is not _GATEWAYS for held in self.services.values())
 
     def revision_of(self, key: str, held: Held[Object] | None) -> Revision:
         """What a write to this key must compare: that of the value in the store, readable or not; 0: absent."""
@@ -196,7 +208,7 @@ class View:
     def configured(self) -> dict[Ref, Object]:
         """All that operators wrote, as proxies see it."""
         known = {ref: held.object for ref, held in self.objects.items()}
-        return known | {held.object.ref: held.object for held in self.services.values()}
+        return known | {held.object.ref: held.object for held in self.services.values() if held is not _GATEWAYS}
 
     def marked_lost(self) -> frozenset[str]:
         """Nodes with an endpoint that the leader marked as lost."""
@@ -331,6 +343,8 @@ class View:
             self.services[name] = Held(service, revision)
             if service.spec.selector:
                 self._by_selector.setdefault(name.namespace, set()).add(name)
+        elif name == GATEWAY:
+            self.services[name] = _GATEWAYS
         else:
             self.services.pop(name, None)
 

@@ -84,6 +84,9 @@ from envoy.extensions.health_check.event_sinks.file.v3.file_pb2 import HealthChe
 from envoy.extensions.matching.common_inputs.ssl.v3.ssl_inputs_pb2 import UriSanInput
 from envoy.extensions.rate_limit_descriptors.expr.v3.expr_pb2 import Descriptor as DescriptorExpression
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
+    PreviousPrioritiesConfig as PreviousPriorities,
+)
 from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
     CertificateValidationContext,
     SubjectAltNameMatcher,
@@ -276,6 +279,7 @@ __all__ = [
     "Percent",
     "Pipe",
     "PreviousHostsPredicate",
+    "PreviousPriorities",
     "QueryParameterMatcher",
     "RBACPerRoute",
     "RateLimit",

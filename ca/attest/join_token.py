@@ -42,8 +42,8 @@ _FORM = re.compile(r"hf1\.([0-9a-f]{16})\.([A-Za-z0-9_-]{43})\.([0-9a-f]{32})\Z"
 _NO = Denied("the join token is not valid: unknown, expired, used by another key, or for another node")
 _NOBODY = hashlib.sha256(b"").hexdigest()
 
-Role = Literal["agent", "gate"]
-ROLES: tuple[Role, ...] = ("agent", "gate")
+Role = Literal["agent", "gate", "gateway"]
+ROLES: tuple[Role, ...] = ("agent", "gate", "gateway")
 
 
 class BadTokenRequestError(ValueError):

@@ -158,7 +158,7 @@ async def status(request: web.Request) -> web.Response:
                 "connected": len(nodes & connected),
                 "lost": sorted(view.marked_lost()),
             },
-            "services": len(view.services),
+            "services": view.written_services,
             "instances": len(view.instances),
             "endpoints": sum(len(endpoints) for endpoints in view.endpoints.values()),
             "intermediate": {"notAfter": context.authority.valid_until()},

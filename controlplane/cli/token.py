@@ -25,6 +25,7 @@ def token() -> None:
     "-i", "--identity", "identities", multiple=True, metavar="NAMESPACE/ACCOUNT", help="An identity the host may run."
 )
 @click.option("--gate", is_flag=True, help="The host is a store gate as well.")
+@click.option("--gateway", is_flag=True, help="The host passes calls between clusters as well.")
 @click.option("--ttl", default="1h", show_default=True, help="How long the token may be used.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
 @click.option(
@@ -41,6 +42,7 @@ def create(
     node: str,
     identities: tuple[str, ...],
     gate: bool,
+    gateway: bool,
     ttl: str,
     out: str,
     services: tuple[str, ...],
@@ -60,6 +62,7 @@ def create(
       holdfast token create web-1 -i shop/web
       holdfast token create web-1 -i shop/web --service web:8080:http --line | ssh root@web-1 sh
       holdfast token create gate-1 --gate --ttl 15m --out gate-1.token
+      holdfast token create gw-1 --gateway --out gw-1.token
     """
     from controlplane.cli.client import Api
     from controlplane.cli.errors import CliError
@@ -75,7 +78,7 @@ def create(
     body = {
         "node": node,
         "identities": list(identities),
-        "roles": ["agent", "gate"] if gate else ["agent"],
+        "roles": ["agent", *(["gate"] if gate else []), *(["gateway"] if gateway else [])],
         "ttlSeconds": seconds(ttl),
     }
 

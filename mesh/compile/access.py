@@ -11,8 +11,6 @@ from mesh import pb
 from mesh.compile.view import Access, Rule
 from mesh.model import DEFAULT_DENY
 
-DEFAULT_ALLOW = "default-allow"
-
 _ALLOW, _DENY = pb.RbacRules.ALLOW, pb.RbacRules.DENY
 _ANY_SPIFFE_ID = "spiffe://"
 
@@ -20,7 +18,7 @@ _ANY_SPIFFE_ID = "spiffe://"
 def matcher(access: Access) -> pb.Matcher:
     """Deny rules, then allow rules, then the default."""
     entries = [*_entries(access.deny, _DENY), *_entries(access.allow, _ALLOW)]
-    default = _action(DEFAULT_ALLOW, _ALLOW) if access.default == "Allow" else _action(DEFAULT_DENY, _DENY)
+    default = _action(DEFAULT_DENY, _DENY)
     if not entries:
         return pb.Matcher(on_no_match=default)
     return pb.Matcher(matcher_list=pb.Matcher.MatcherList(matchers=entries), on_no_match=default)
@@ -46,7 +44,7 @@ def admission(access: Access) -> Admission | None:
     denied = list(_until_anyone(access.deny))
     if any(rule.anyone for rule in denied):
         return Admission((), (), tuple(rule.id for rule in denied))
-    if access.default == "Allow" or any(rule.anyone for rule in access.allow):
+    if any(rule.anyone for rule in access.allow):
         return None
     denied_ids = {principal for rule in denied for principal in rule.principals}
     denied_prefixes = {namespace for rule in denied for namespace in rule.namespaces}

@@ -18,7 +18,9 @@ from mesh.model import (
     ExternalService,
     GRPCRoute,
     HTTPRoute,
+    ImportedService,
     Object,
+    Peering,
     Ref,
     ReferenceGrant,
     Service,
@@ -27,8 +29,8 @@ from mesh.model import (
     TCPRoute,
     TrafficPolicy,
 )
-from mesh.model.checks import label_fault, port_fault, shown
-from mesh.model.routing import EXTERNAL, SUBSET, BackendRef, ParentRef
+from mesh.model.checks import imported_name_fault, label_fault, port_fault, shown
+from mesh.model.routing import EXTERNAL, IMPORTED, SUBSET, BackendRef, ParentRef
 from mesh.model.trafficpolicy import Subset, TrafficPolicySpec
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
@@ -52,7 +54,7 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    service: Service | ExternalService
+    service: Service | ImportedService | ExternalService
     port: ServicePort | ExternalPort
     subset: str = ""
     """Only those of its endpoints that a policy has under this name; empty: all."""
@@ -117,6 +119,9 @@ def _speaks_of(service: ServiceRef) -> Token:
     return ("policies for", *service)
 
 
+_PEERINGS: Token = ("all", "Peering", "")
+
+
 def _grants_in(namespace: str) -> Token:
     return ("grants in", namespace, "")
 
@@ -143,6 +148,8 @@ def _tokens(obj: Object) -> Iterator[Token]:
             yield _speaks_of(ServiceRef(obj.metadata.namespace, obj.spec.target.service))
         case ReferenceGrant():
             yield _grants_in(obj.metadata.namespace)
+        case Peering():
+            yield _PEERINGS
         case _:
             pass
 
@@ -157,6 +164,7 @@ class Attached:
         self._routes: dict[ServiceRef, list[AnyRoute]] = {}
         self._grants: dict[str, list[ReferenceGrant]] = {}
         self._policies: dict[tuple[ServiceRef, int], list[TrafficPolicy]] = {}
+        self._peers: tuple[str, ...] | None = None
         for found in objects.values():
             if isinstance(found, HTTPRoute | GRPCRoute | TCPRoute):
                 for service in {parent_of(found, parent) for parent in found.spec.parent_refs}:
@@ -188,6 +196,35 @@ class Attached:
         self.asked.add(place)
         found = self._objects.get(place)
         return found if isinstance(found, Service) else None
+
+    def imported(self, ref: ServiceRef) -> ImportedService | None:
+        place = Ref("ImportedService", ref.namespace, ref.name)
+        self.asked.add(place)
+        found = self._objects.get(place)
+        return found if isinstance(found, ImportedService) else None
+
+    def callable(self, ref: ServiceRef) -> Service | ImportedService | None:
+        """A Service of this cluster, or of the peer that the name says."""
+        return self.imported(ref) if ref.peer else self.service(ref)
+
+    def peering(self, name: str) -> Peering | None:
+        place = Ref("Peering", "", name)
+        self.asked.add(place)
+        found = self._objects.get(place)
+        return found if isinstance(found, Peering) else None
+
+    def peers(self) -> tuple[str, ...]:
+        """Names of all Peerings."""
+        self.asked.add(_PEERINGS)
+        if self._peers is None:
+            self._peers = tuple(sorted(ref.name for ref, found in self._objects.items() if isinstance(found, Peering)))
+        return self._peers
+
+    def trusted(self, trust_domain: str) -> bool:
+        """Are there roots by which names of this trust domain can be verified?"""
+        place = Ref("TrustBundle", "", trust_domain)
+        self.asked.add(place)
+        return place in self._objects
 
     def external(self, ref: ServiceRef) -> ExternalService | None:
         place = Ref("ExternalService", ref.namespace, ref.name)
@@ -233,6 +270,8 @@ class Attached:
         name, subset = backend.name, ""
         if (backend.group, backend.kind) == EXTERNAL:
             return self._external_port(route, backend, called)
+        if (backend.group, backend.kind) == IMPORTED:
+            return self._imported_port(route, backend, called)
         if (backend.group, backend.kind) == SUBSET:
             name, _, subset = backend.name.partition(".")
         elif (backend.group, backend.kind) != ("", "Service"):
@@ -270,6 +309,37 @@ class Attached:
         if not any(not label_fault(account) for account in service.spec.service_accounts):
             return Unresolved("BackendNotFound", f"Service {ref} lists no service account that may stand behind it")
         return Resolved(service, port)
+
+    def _imported_port(self, route: AnyRoute, backend: BackendRef, called: ServiceRef) -> Resolved | Unresolved:
+        ref = ServiceRef(backend.namespace or route.metadata.namespace, backend.name)
+        if label_fault(ref.namespace) or imported_name_fault(ref.name) or port_fault(backend.port):
+            return Unresolved("BackendNotFound", "the backend's name or port is not one")
+        if not self._permitted(route, IMPORTED, ref, called):
+            return Unresolved("RefNotPermitted", f"no ReferenceGrant in {ref.namespace} lets it send to {ref.name}")
+        found, fault = self.reachable(ref)
+        if found is None:
+            return Unresolved("BackendNotFound", fault)
+        port = next((p for p in found.spec.ports if p.port == backend.port), None)
+        if port is None:
+            return Unresolved("BackendNotFound", f"Service {ref} has no port {backend.port}")
+        if not fits(route, port):
+            return Unresolved("UnsupportedProtocol", f"port {port.port} of Service {ref} speaks {port.protocol}")
+        return Resolved(found, port)
+
+    def reachable(self, ref: ServiceRef) -> tuple[ImportedService, str] | tuple[None, str]:
+        """A Service of a peer that can be called, or why it cannot: what a peer says of itself counts only so far."""
+        peering, found = self.peering(ref.peer), self.imported(ref)
+        if peering is None:
+            return None, f"there is no Peering {ref.peer}, so nothing of that cluster is known"
+        if found is None:
+            return None, f"cluster {ref.peer} exports no Service {ref.short}.{ref.namespace} to this one"
+        if found.spec.trust_domain != peering.spec.trust_domain:
+            return None, f"Service {ref} is not of Peering {ref.peer}'s trust domain"
+        if not self.trusted(found.spec.trust_domain):
+            return None, f"there is no TrustBundle {found.spec.trust_domain}, so nobody of {ref.peer} can be verified"
+        if not any(not label_fault(account) for account in found.spec.service_accounts):
+            return None, f"Service {ref} lists no service account that may stand behind it"
+        return found, ""
 
     def _external_port(  # noqa: PLR0911 - one for each reason
         self, route: AnyRoute, backend: BackendRef, called: ServiceRef

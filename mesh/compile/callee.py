@@ -5,7 +5,7 @@ The part of `project` that reads Services and policies of the host's own namespa
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mesh import keys
+from mesh import keys, spiffe
 from mesh.compile import names
 from mesh.compile.attach import Attached
 from mesh.compile.names import defined
@@ -19,6 +19,7 @@ from mesh.model import (
     InstancePort,
     LocalPort,
     NodeLocal,
+    Peering,
     Protocol,
     Ref,
     Service,
@@ -28,7 +29,8 @@ from mesh.model import (
     selects,
     target_port,
 )
-from mesh.model.checks import label_fault, port_fault, principal_fault
+from mesh.model.authorization import DEFAULT_ALLOW
+from mesh.model.checks import label_fault, namespace_fault, port_fault, principal_fault
 
 Note = Callable[[Ref | None, str, str], None]
 """Takes a problem: object, path, reason."""
@@ -44,6 +46,11 @@ class Callee:
     ) -> None:
         self._world, self._local, self._definitions = world, local, definitions
         self._attached, self._note = attached, note
+        self._own = f"spiffe://{local.trust_domain}/"
+        """What all names of this trust domain begin with."""
+        self._domains = {local.trust_domain} | {
+            found.spec.trust_domain for found in world.objects.values() if isinstance(found, Peering)
+        }
         self._policies: list[AuthorizationPolicy] = []
         self._unreadable: list[Ref] = []
         """Policies that nobody here ever could read: what they restrict is not known, so nobody passes."""
@@ -190,16 +197,21 @@ class Callee:
                         self._rule(policy, index, rule, note)
                     )
         config = self._world.config
+        if config and config.spec.authorization_default == "Allow":
+            rules["Allow"].append(Rule(DEFAULT_ALLOW, namespaces=(self._own,)))
         return Access(
             deny=tuple(rules["Deny"]),
             allow=tuple(rules["Allow"]),
-            default="Allow" if config and config.spec.authorization_default == "Allow" else "Deny",
             sources=frozenset(sources),
         )
 
     def _rule(self, policy: AuthorizationPolicy, index: int, rule: AuthorizationRule, note: Note) -> Rule:
-        """A principal that is none matches nobody, whether the rule allows or denies."""
-        base = f"spiffe://{self._local.trust_domain}/ns/"
+        """A principal that is none matches nobody, whether the rule allows or denies.
+
+        Who is let in without being named is of this trust domain: others are named, or stay outside. Who is refused
+        without being named is anybody.
+        """
+        base = f"{self._own}ns/"
         principals: list[str] = []
         namespaces: list[str] = []
         for number, source in enumerate(rule.sources):
@@ -211,18 +223,29 @@ class Callee:
                 namespace, _, account = principal.partition("/")
                 full = principal.startswith("spiffe:")
                 principals.append(principal if full else f"{base}{namespace}/sa/{account}")
+                self._known_domain(principal, policy.ref, f"{where}.principals", note)
             for namespace in source.namespaces:
-                if fault := label_fault(namespace):
+                if fault := namespace_fault(namespace):
                     note(policy.ref, f"{where}.namespaces", fault)
                     continue
-                namespaces.append(f"{base}{namespace}/")
+                full = namespace.startswith("spiffe:")
+                namespaces.append(f"{namespace}/" if full else f"{base}{namespace}/")
+                self._known_domain(namespace, policy.ref, f"{where}.namespaces", note)
         name = rule.name if rule.name and not label_fault(rule.name) else str(index)
+        anyone = not rule.sources or any(not s.principals and not s.namespaces for s in rule.sources)
+        if anyone and policy.spec.action == "Allow":
+            namespaces, anyone = [*namespaces, self._own], False
         return Rule(
             id=f"{names.safe(policy.metadata.namespace)}/{names.safe(policy.metadata.name)}/{name}",
             principals=tuple(sorted(set(principals))),
             namespaces=tuple(sorted(set(namespaces))),
-            anyone=not rule.sources or any(not s.principals and not s.namespaces for s in rule.sources),
+            anyone=anyone,
         )
+
+    def _known_domain(self, text: str, policy: Ref, where: str, note: Note) -> None:
+        """Someone of whom nobody knows can be named beforehand; that it does nothing yet is worth a word."""
+        if text.startswith("spiffe:") and (domain := spiffe.parse(text).trust_domain) not in self._domains:
+            note(policy, where, f"there is no Peering with trust domain {domain}: nobody can call under that name")
 
 
 def _untold(_ref: Ref | None, _path: str, _reason: str) -> None:

@@ -5,34 +5,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from mesh.compile import names
-from mesh.compile.attach import Applied, Attached, Policy, Token, touched
-from mesh.compile.connections import connections, hash_keys, outside_faults, spread
+from mesh.compile.attach import Applied, Attached, Token, touched
+from mesh.compile.backends import Backends, accounts_of, port_of, reach
+from mesh.compile.connections import connections, hash_keys, outside_faults
 from mesh.compile.names import defined
 from mesh.compile.policies import handling
 from mesh.compile.rules import Entry, Fault, Target, TcpSplit, entries, split
 from mesh.compile.types import Problem
-from mesh.compile.view import Assignment, Backend, Connections, External, Outbound, Part, verifiable
+from mesh.compile.view import Backend, Connections, External, Outbound, verifiable
 from mesh.model import (
     ExternalPort,
     ExternalService,
     GRPCRoute,
     HTTPRoute,
-    Identity,
     NodeLocal,
     Object,
-    Protocol,
     Ref,
-    Service,
     ServiceDefinition,
-    ServicePort,
     ServiceRef,
-    TrafficPolicy,
     Upstream,
     World,
 )
-from mesh.model.checks import label_fault
-from mesh.model.policyfit import aimed_at, unfit
+from mesh.model.checks import imported_name_fault, label_fault
 
 T = TypeVar("T")
 
@@ -81,16 +75,20 @@ def interest(world: World, definitions: Iterable[ServiceDefinition], attached: A
     found: set[ServiceRef] = set()
     for definition in definitions:
         for upstream in definition.upstreams:
-            ref = called(definition, upstream)
-            if label_fault(ref.name) or label_fault(ref.namespace):
+            ref = upstream.called(definition.namespace)
+            if not _nameable(ref):
                 continue
             found.add(ref)
             service = world.service(ref)
-            port = _port(service, upstream.port)
+            port = port_of(service, upstream.port)
             if service is not None and port is not None:
                 applied = attached.apply(definition.namespace, ref, port)
                 found.update(_led_to(attached, applied, ref))
-    return frozenset(found)
+    return frozenset(one for ref in found for one in reach(attached, ref))
+
+
+def _nameable(ref: ServiceRef) -> bool:
+    return not label_fault(ref.namespace) and not (imported_name_fault if ref.peer else label_fault)(ref.name)
 
 
 def _led_to(attached: Attached, applied: Applied, service: ServiceRef) -> Iterator[ServiceRef]:
@@ -99,14 +97,6 @@ def _led_to(attached: Attached, applied: Applied, service: ServiceRef) -> Iterat
         yield from (target.service for target in entry.targets if not target.external)
     if divided := split(attached, applied.routes, service)[0]:
         yield from (share.target.service for share in divided.shares)
-
-
-def called(definition: ServiceDefinition, upstream: Upstream) -> ServiceRef:
-    return ServiceRef(upstream.namespace or definition.namespace, upstream.service)
-
-
-def _port(service: Service | None, number: int) -> ServicePort | None:
-    return next((p for p in service.spec.ports if p.port == number), None) if service else None
 
 
 class _Calls:
@@ -118,6 +108,7 @@ class _Calls:
         self._upstreams: dict[str, Known[Outbound]] = {}
         self._targets: dict[tuple[str, Target], Known[Backend]] = {}
         self._externals: dict[tuple[str, Target], Known[External]] = {}
+        self._backends = Backends(world, local, attached, self._note)
 
     def of(self, definitions: list[ServiceDefinition]) -> Calls:
         outbound = tuple(self._outbound(definitions))
@@ -164,7 +155,7 @@ class _Calls:
             known = None
         if upstream.split is not None and known is not None and not _same_shares(known.value, upstream.split):
             known = None
-        self._targets[key] = self._find(known, lambda: self._backend(upstream, target))
+        self._targets[key] = self._find(known, partial(self._backends.backend, upstream, target))
 
     def _outside_target(self, identity: str, target: Target) -> None:
         known = self._before.outside.get((identity, target)) if self._before else None
@@ -198,7 +189,7 @@ class _Calls:
         self, definition: ServiceDefinition, upstream: Upstream, place: str, places: set[object]
     ) -> Iterator[Outbound]:
         """At its virtual address. Definitions of one identity may call the same: it is the same call."""
-        ref = called(definition, upstream)
+        ref = upstream.called(definition.namespace)
         address = self._local.virtual.get(f"{ref.namespace}/{ref.name}", "")
         if not address or definition.identity not in self._local.capture_ports:
             self._note(None, f"{place}.listen", "this host has no virtual address left for it: give it a socket")
@@ -210,21 +201,20 @@ class _Calls:
             yield found.value
 
     def _upstream(self, definition: ServiceDefinition, upstream: Upstream, place: str, address: str = "") -> Outbound:
-        ref = called(definition, upstream)
-        service = self._attached.service(ref)
-        port = _port(service, upstream.port)
+        ref = upstream.called(definition.namespace)
+        service = self._attached.callable(ref)
+        port = port_of(service, upstream.port)
         applied = Applied()
         outside = self._attached.external(ref) if service is None else None
         if outside is not None:
             return self._to_outside(definition, upstream, place, address, outside)
-        if service is None:
-            fault, path = f"there is no Service {ref}", f"{place}.service"
-        elif port is None:
+        fault, path = self._unknown(ref), f"{place}.service"
+        if not fault and port is None:
             fault, path = f"Service {ref} has no port {upstream.port}", f"{place}.port"
-        else:
+        elif not fault and service is not None and port is not None:
             applied = self._attached.apply(definition.namespace, ref, port)
             # With no name to compare, Envoy would take any identity of the mesh for this Service.
-            nobody = not applied.routes and not _accounts(service)
+            nobody = not applied.routes and not accounts_of(service)
             fault = f"Service {ref} lists no service account that may stand behind it" if nobody else ""
             path = place if nobody else ""
         if fault:
@@ -240,6 +230,15 @@ class _Calls:
             handling=handling(self._attached, ref, upstream.port, definition.identity, self._local.trust_domain),
         )
         return self._as_told(self._bounded(found, applied))
+
+    def _unknown(self, ref: ServiceRef) -> str:
+        """Why there is nothing of this name to call."""
+        if not ref.peer:
+            return "" if self._attached.service(ref) else f"there is no Service {ref}"
+        if ref.peer == self._local.cluster:
+            own = f"service: {ref.short}, namespace: {ref.namespace}"
+            return f"{ref.peer} is this cluster: its Services are called without its name ({own})"
+        return self._attached.reachable(ref)[1]
 
     def _bounded(self, found: Outbound, applied: Applied) -> Outbound:
         """Each fault is a copy of each route: many of both keep a host busy for minutes, and fill its proxy."""
@@ -285,8 +284,8 @@ class _Calls:
         if not verifiable(port, self._local.trust_file):
             self._note_roots(found, port)
         if policy:
-            self._note_all(Fault(*words) for words in outside_faults(policy))
-            self._note_unfit(policy)
+            self._backends.note_all(Fault(*words) for words in outside_faults(policy))
+            self._backends.note_unfit(policy)
         return External(
             identity=identity,
             target=target,
@@ -314,7 +313,14 @@ class _Calls:
         hosts = tuple(
             (target, name) for target in upstream.targets if target.external and (name := self._called_outside(target))
         )
-        return replace(upstream, hashes=tuple(hashes), idle=idle, hosts=hosts, policies=frozenset(sources))
+        return replace(
+            upstream,
+            hashes=tuple(hashes),
+            idle=idle,
+            hosts=hosts,
+            policies=frozenset(sources),
+            spans=self._backends.spans(upstream.targets),
+        )
 
     def _called_outside(self, target: Target) -> str:
         found = self._attached.external(target.service)
@@ -324,81 +330,13 @@ class _Calls:
         if not any(isinstance(route, HTTPRoute | GRPCRoute) for route in applied.routes):
             return None
         found, faults = entries(self._attached, applied.routes, service)
-        self._note_all(faults)
+        self._backends.note_all(faults)
         return found
 
     def _split(self, applied: Applied, service: ServiceRef) -> TcpSplit | None:
         found, faults = split(self._attached, applied.routes, service)
-        self._note_all(faults)
+        self._backends.note_all(faults)
         return found
-
-    def _note_all(self, faults: Iterable[Fault]) -> None:
-        for fault in faults:
-            self._note(fault.source, fault.path, fault.reason)
-
-    def _backend(self, upstream: Outbound, target: Target) -> Backend:
-        divided = upstream.split
-        protocol = self._protocol(target)
-        policy = self._attached.policy(target.service, target.port)
-        said = connections(policy, protocol)
-        assignment = self._plain(target) if divided is None else self._divided(upstream, divided)
-        sources = set(policy.sources) if policy and said != Connections() else set()
-        for part in assignment.parts:
-            if (part.labels or part.spread) and (about := self._attached.policy(*part.target[:2])):
-                sources |= about.sources
-        if policy:
-            self._note_unfit(policy)
-        return Backend(
-            identity=upstream.identity,
-            target=target,
-            protocol=protocol,
-            accounts=self._accounts(target),
-            assignment=assignment,
-            route=divided.source if divided else None,
-            age=_connection_age(self._local.identities.get(upstream.identity)),
-            connections=said,
-            policies=frozenset(sources),
-        )
-
-    def _note_unfit(self, policy: Policy) -> None:
-        for ref in sorted(policy.sources):
-            found = self._world.objects.get(ref)
-            if not isinstance(found, TrafficPolicy):
-                continue
-            _, ports = aimed_at(found.spec.target, ref.namespace, self._world.objects)
-            self._note_all(Fault(ref, fault.path, fault.reason) for fault in unfit(found.spec, ports) if fault.all)
-
-    def _plain(self, target: Target) -> Assignment:
-        return Assignment(names.load_assignment(*target[:3]), (self._part(target),))
-
-    def _divided(self, upstream: Outbound, divided: TcpSplit) -> Assignment:
-        """Endpoints of all shares in one assignment: weights change without touching a connection."""
-        return Assignment(
-            names.divided(upstream.identity, upstream.service, upstream.port),
-            tuple(
-                replace(self._part(share.target), weight=share.weight, accounts=self._accounts(share.target))
-                for share in divided.shares
-            ),
-        )
-
-    def _part(self, target: Target) -> Part:
-        subset = self._attached.subset(*target[:3]) if target.subset else None
-        policy = self._attached.policy(target.service, target.port)
-        return Part(
-            target,
-            labels=tuple(sorted(subset.labels.items())) if subset else (),
-            spread=spread(policy, self._local.locality),
-        )
-
-    def _protocol(self, target: Target) -> Protocol:
-        port = _port(self._attached.service(target.service), target.port)
-        assert port is not None, "only what was found is a target"
-        return port.protocol
-
-    def _accounts(self, target: Target) -> tuple[str, ...]:
-        service = self._attached.service(target.service)
-        base = f"spiffe://{self._local.trust_domain}/ns/{target.service.namespace}/sa/"
-        return tuple(base + account for account in (_accounts(service) if service else ()))
 
 
 def _place(definition: ServiceDefinition, upstream: Upstream, address: str) -> dict[str, Any]:
@@ -414,20 +352,3 @@ def _place(definition: ServiceDefinition, upstream: Upstream, address: str) -> d
 def _same_shares(backend: Backend, divided: TcpSplit) -> bool:
     parts = tuple((part.target, part.weight) for part in backend.assignment.parts)
     return parts == tuple((share.target, share.weight) for share in divided.shares)
-
-
-def _accounts(service: Service) -> tuple[str, ...]:
-    return tuple(sorted({a for a in service.spec.service_accounts if not label_fault(a)}))
-
-
-_AGES = ((86400.0, 3600), (3600.0, 300), (0.0, 10))
-"""Life of a certificate, in seconds, from which on a connection that shows it may live so long.
-
-Coarse, so that a renewal changes nothing; and a sixth of the life at most, since two thirds of it may be over at the
-handshake when the CA is away. A certificate is looked at in the handshake only: no connection may outlive it for long.
-"""
-
-
-def _connection_age(identity: Identity | None) -> int:
-    life = identity.not_after - identity.not_before if identity else _AGES[0][0]
-    return next((age for least, age in _AGES if life >= least), _AGES[-1][1])

@@ -34,6 +34,16 @@ _OUTLIERS = OutlierDetection()
 75 % of three hosts are two, of two one, of one none.
 """
 
+_FAR_OUTLIERS = OutlierDetection(consecutive_gateway_errors=0)
+"""Towards other clusters. A gateway stands for many instances: what one of them answers speaks against no other, and
+only connections that fail speak against the gateway."""
+
+_FAR_STREAMS = 32
+"""Of one connection. A gateway gives each connection to one instance, so calls need several to reach several."""
+
+_FAR_AGE = 300
+"""Seconds that such a connection lives: what is new behind a gateway gets its share after that."""
+
 LOCAL_FAILURES = _OUTLIERS.consecutive_connect_failures
 """So many failed connects in a row eject a host, unless a policy says otherwise."""
 
@@ -53,7 +63,7 @@ def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
         eds_cluster_config=pb.Cluster.EdsClusterConfig(eds_config=ADS, service_name=backend.assignment.name),
         connect_timeout=pb.duration(seconds(said.connect) if said.connect else CONNECT_SECONDS),
         circuit_breakers=limits(said.breaking, said.budget),
-        outlier_detection=outliers(said.outliers),
+        outlier_detection=outliers(said.outliers or (_FAR_OUTLIERS if backend.assignment.far else None)),
         common_lb_config=pb.Cluster.CommonLbConfig(
             # Never to those who say of themselves that they are not well (mesh.compile.endpoints has the last resort).
             healthy_panic_threshold=pb.Percent(value=said.balancing.panic_percent if said.balancing else 0),
@@ -69,7 +79,7 @@ def cluster(frame: Frame, backend: Backend) -> pb.Cluster:
     _secure(found, frame, backend)
     if said.health:
         found.health_checks.append(_health_check(frame, backend, said.health))
-    return found if tcp else set_http(found, _http(backend.age, said))
+    return found if tcp else set_http(found, _http(backend, said))
 
 
 def _secure(found: pb.Cluster, frame: Frame, backend: Backend) -> None:
@@ -78,27 +88,37 @@ def _secure(found: pb.Cluster, frame: Frame, backend: Backend) -> None:
         # What no match is found for would be called in plaintext: let it be called as nobody instead.
         found.transport_socket.CopyFrom(tls.client(backend.identity, names.UNAVAILABLE, (tls.NOBODY,)))
         return
+    # Endpoints of other clusters are matched; this cluster's own never say anything, so that to be in several clusters
+    # changes nothing for them.
+    found.transport_socket_matches.extend(_sockets(frame, backend))
     server_name = names.sni(backend.target.service, backend.target.port, frame.cluster)
     alpn = () if backend.protocol == "tcp" else ("h2",)
     found.transport_socket.CopyFrom(tls.client(backend.identity, server_name, backend.accounts, alpn))
 
 
 def _sockets(frame: Frame, backend: Backend) -> Iterator[pb.Cluster.TransportSocketMatch]:
-    """A TLS context for each Service whose endpoints are in the assignment; its subsets have the same in another."""
-    for part in backend.assignment.parts:
+    """A TLS context for each Service whose endpoints are named in the assignment.
+
+    Subsets of one have the same context in several assignments.
+    """
+    alpn = () if backend.protocol == "tcp" else ("h2",)
+    for part in backend.assignment.named:
         said = pb.Struct()
         said.update({endpoints.SOCKET: part.socket})
         server_name = names.sni(part.target.service, part.target.port, frame.cluster)
-        socket = tls.client(backend.identity, server_name, part.accounts)
+        socket = tls.client(backend.identity, server_name, part.accounts, alpn)
         yield pb.Cluster.TransportSocketMatch(name=part.socket, match=said, transport_socket=socket)
 
 
-def _http(age: int, said: Connections) -> pb.UpstreamHttpOptions:
+def _http(backend: Backend, said: Connections) -> pb.UpstreamHttpOptions:
     idle = seconds(said.idle) if said.idle else _HTTP2_IDLE_SECONDS
     options = http2_upstream(idle_seconds=idle, keepalive=_PING)
     common = options.common_http_protocol_options
     # Ended as HTTP/2 does it, after the last answer: no request is lost.
-    common.max_connection_duration.CopyFrom(pb.duration(age))
+    far = backend.assignment.far
+    common.max_connection_duration.CopyFrom(pb.duration(min(backend.age, _FAR_AGE) if far else backend.age))
+    if far:
+        options.explicit_http_config.http2_protocol_options.max_concurrent_streams.value = _FAR_STREAMS
     if said.breaking and said.breaking.max_requests_per_connection:
         common.max_requests_per_connection.value = said.breaking.max_requests_per_connection
     return options

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from mesh import pb
-from mesh.compile import capture, clusters, endpoints, external, gate, inbound, names, outbound, tls
+from mesh.compile import capture, clusters, eastwest, endpoints, external, gate, inbound, names, outbound, tls
 from mesh.compile.layered import Layered, over
 from mesh.compile.project import project
 from mesh.compile.rules import Target
 from mesh.compile.types import Problem, Resource, Resources, Snapshot
-from mesh.compile.view import Assignment, Frame, Inbound, NodeView, Outbound
+from mesh.compile.view import Assignment, Frame, Gateway, Inbound, NodeView, Outbound
 from mesh.model import CLUSTER_SINGLETON, NodeLocal, Ref, ServiceRef, World
 
 _MODULUS = 1 << 256
@@ -210,6 +210,7 @@ class _Run:
             self._upstream(upstream)
         self._captures()
         self._gate()
+        self._gateway()
         return {url: dict(sorted(made.items())) for url, made in self._made.items()}
 
     def _add(
@@ -248,9 +249,14 @@ class _Run:
         if not frame.roots:
             self.problems.append(Problem(None, "bundle", "no roots are known: nobody can be verified"))
             return
-        domains = ((frame.trust_domain, frame.roots),)
-        blame = (frame.roots_source,) if frame.roots_source else ()
-        self._add(pb.SECRET, names.BUNDLE, domains, lambda: tls.bundle(domains), blame)
+        own = ((frame.trust_domain, frame.roots),)
+        blame = frozenset({frame.roots_source} if frame.roots_source else ())
+        # Roots of each domain stand for names of that domain, and for no others.
+        all_domains = (*own, *((other.name, other.roots) for other in frame.others))
+        sources = blame.union(*(other.sources for other in frame.others))
+        self._add(pb.SECRET, names.BUNDLE, all_domains, lambda: tls.bundle(all_domains), sources)
+        if frame.gate:
+            self._add(pb.SECRET, names.OWN_BUNDLE, own, lambda: tls.bundle(own, names.OWN_BUNDLE), blame)
 
     def _certificate(self, identity: str, chain: str, key: str) -> None:
         name = names.secret(identity)
@@ -292,8 +298,11 @@ class _Run:
             make = partial(clusters.cluster, frame, backend)
             if self._add(pb.CLUSTER, name, backend, make, backend.sources):
                 self._callable.add((backend.identity, backend.target))
-                for service in backend.assignment.services:
-                    self.wanted.setdefault(service, {})[backend.assignment.name] = backend.assignment
+                self._want(backend.assignment)
+
+    def _want(self, assignment: Assignment) -> None:
+        for service in assignment.services:
+            self.wanted.setdefault(service, {})[assignment.name] = assignment
 
     def _externals(self) -> None:
         for found in self._frame.externals:
@@ -357,6 +366,21 @@ class _Run:
         self._add(pb.CLUSTER, names.GATE_CLUSTER, spec, lambda: gate.cluster(spec))
         self._add(pb.ROUTE, names.GATE, (), gate.route)
         self._add(pb.LISTENER, names.GATE, spec, lambda: gate.listener(frame, spec))
+
+    def _gateway(self) -> None:
+        frame, gateway = self._frame, self._frame.gateway
+        if gateway is None:
+            return
+        passed = []
+        for passage in gateway.passages:
+            make = partial(eastwest.cluster, passage)
+            if self._add(pb.CLUSTER, passage.assignment.name, passage.assignment, make, passage.sources):
+                self._want(passage.assignment)
+                passed.append(passage)
+        if passed:
+            made = Gateway(gateway.spec, tuple(passed))
+            sources = frozenset[Ref]().union(*(passage.sources for passage in passed))
+            self._add(pb.LISTENER, names.GATEWAY, made, lambda: eastwest.listener(frame, made), sources)
 
 
 def _chain_inputs(port: Inbound) -> tuple[object, ...]:

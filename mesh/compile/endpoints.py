@@ -5,7 +5,8 @@ goes there, ever: a call fails at once rather than reach an application that is 
 a host that they cannot hear; it may well serve. So lost endpoints get traffic if nobody is healthy, and only then.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from mesh import pb
 from mesh.compile.spread import Spread
@@ -16,6 +17,8 @@ from mesh.model.checks import address_fault, port_fault
 MAX_WEIGHT = 1_000_000
 _MAX_PRIORITY = 127
 """Envoy takes 128 priorities; what comes later shares the last."""
+_REACHED = frozenset({"healthy", "lost"})
+"""What another cluster's endpoints may say, so that it is worth while to ask a gateway for them."""
 
 STATUS: dict[Health, int] = {
     "healthy": pb.HealthStatus.HEALTHY,
@@ -32,14 +35,18 @@ SOCKET = "socket"
 """Key of the name of an endpoint's TLS context, in its metadata."""
 
 
-def message(endpoint: Endpoint, status: int, socket: str = "") -> pb.LbEndpoint:
+def message(endpoint: Endpoint, status: int, socket: str = "", weight: int = 0, *, far: bool = False) -> pb.LbEndpoint:
+    """`weight` 0: its own."""
     spec = endpoint.spec
     address = pb.Address(socket_address=pb.SocketAddress(address=spec.address, port_value=spec.port))
     found = pb.LbEndpoint(
         endpoint=pb.Endpoint(address=address),
         health_status=status,
-        load_balancing_weight=pb.uint32(min(max(spec.weight, 1), MAX_WEIGHT)),
+        load_balancing_weight=pb.uint32(min(max(weight or spec.weight, 1), MAX_WEIGHT)),
     )
+    if far:
+        # One answer of a gateway says nothing of all that are behind it.
+        found.endpoint.health_check_config.disable_active_health_check = True
     if socket:
         found.metadata.filter_metadata[SOCKET_MATCH].update({SOCKET: socket})
     return found
@@ -60,61 +67,119 @@ def usable(endpoint: Endpoint) -> bool:
 def straightforward(
     assignment: Assignment, endpoints: Mapping[ServiceRef, Mapping[str, Endpoint]]
 ) -> pb.ClusterLoadAssignment:
-    """The same through protobuf's own tree: what `Fragments` must give, byte for byte."""
+    """The same through protobuf's own tree: what `encoded` must give, byte for byte."""
+
+    def known(service: ServiceRef) -> Iterable[tuple[str, Endpoint]]:
+        return ((name, e) for name, e in endpoints.get(service, {}).items() if usable(e))
+
     groups = []
     for part in assignment.parts:
-        known = endpoints.get(part.target.service, {})
-        chosen = _chosen(part, ((name, e) for name, e in known.items() if usable(e)))
-        healthy = any(e.spec.health == "healthy" for _, e in chosen)
-        for frame, members in _groups(part, chosen):
+        members = _members(part, known)
+        healthy = any(m.endpoint.spec.health == "healthy" for m in members)
+        for frame, those in _groups(part, members):
             group = pb.LocalityLbEndpoints()
             group.MergeFromString(frame)
-            group.lb_endpoints.extend(message(e, status_of(e, any_healthy=healthy), part.socket) for _, e in members)
+            group.lb_endpoints.extend(
+                message(m.endpoint, status_of(m.endpoint, any_healthy=healthy), m.socket, m.weight, far=m.far)
+                for m in those
+            )
             groups.append(group)
     return pb.ClusterLoadAssignment(cluster_name=assignment.name, endpoints=groups)
 
 
-Named = tuple[str, Endpoint]
-"""An endpoint, with its name."""
+class Member(NamedTuple):
+    """An endpoint that belongs to a part."""
+
+    name: str
+    endpoint: Endpoint
+    source: ServiceRef
+    """Whose it is."""
+    socket: str = ""
+    weight: int = 0
+    """0: its own."""
+    far: bool = False
+    """It is of another cluster, or leads to one."""
+    beyond: bool = False
+    """It is of a part beyond the first."""
 
 
-def _chosen(part: Part, known: Iterable[Named]) -> list[Named]:
-    """Endpoints that belong to a part, by name."""
-    port, labels, spread = part.target.port, dict(part.labels).items(), part.spread
-    return sorted(
+Knows = Callable[[ServiceRef], Iterable[tuple[str, Endpoint]]]
+"""The usable endpoints of a Service, with their names."""
+
+
+def _members(part: Part, known: Knows) -> list[Member]:
+    """Endpoints that belong to a part: its own by name, then those of each part beyond."""
+    if not part.beyond:
+        return _of_one(part, part.spread, known)
+    found: list[Member] = []
+    places: set[tuple[str, int]] = set()
+    for one in part.all:
+        for member in _of_one(one, part.spread, known):
+            # Envoy takes the first of those at one place; so that it is known which, the others are left out. Gateways
+            # of this cluster are at one place for all clusters: the first that has somebody is called through them.
+            place = (member.endpoint.spec.address, member.endpoint.spec.port)
+            if one is part or place not in places:
+                found.append(member)
+            places.add(place)
+    return found
+
+
+def _of_one(part: Part, spread: Spread | None, known: Knows) -> list[Member]:
+    port, labels = part.target.port, dict(part.labels).items()
+    chosen = sorted(
         (name, e)
-        for name, e in known
+        for name, e in known(part.target.service)
         if port in e.spec.ports
         and (not labels or labels <= e.metadata.labels.items())
         and (spread is None or spread.allows(e.spec.locality))
     )
+    far = bool(part.target.service.peer)
+    if part.via is None:
+        return [Member(name, e, part.target.service, part.socket, far=far, beyond=part.far) for name, e in chosen]
+    total = sum(e.spec.weight for _, e in chosen if e.spec.health in _REACHED)
+    gateways = sorted(known(part.via)) if total else []
+    # Together they weigh as much as all that they lead to.
+    weight = -(-total // max(1, sum(e.spec.health == "healthy" for _, e in gateways)))
+    return [Member(name, e, part.via, part.socket, weight, far=far, beyond=part.far) for name, e in gateways]
 
 
-def _groups(part: Part, chosen: list[Named]) -> Iterator[tuple[bytes, list[Named]]]:
+def _groups(part: Part, members: list[Member]) -> Iterator[tuple[bytes, list[Member]]]:
     """A part's groups of endpoints, none of them empty, each with what it has besides."""
     spread = part.spread
-    if spread is None or not chosen:
-        if chosen:
-            yield _frame(part), chosen
+    if not members:
         return
-    tiers: dict[tuple[int, int], list[Named]] = {}
-    for named in chosen:
-        tiers.setdefault(spread.tier(named[1].spec.locality), []).append(named)
+    if spread is None and not part.beyond:
+        yield _frame(part), members
+        return
+    tiers: dict[tuple[int, ...], list[Member]] = {}
+    for member in members:
+        tiers.setdefault(_tier(spread, member), []).append(member)
     ordered = [tiers[tier] for tier in sorted(tiers)]
     if part.weight:
         # Shares come first, and Envoy would count the health of all parts of a priority together. So each part has the
         # nearest endpoints that are healthy, and no others.
-        yield _frame(part), next((m for m in ordered if any(e.spec.health == "healthy" for _, e in m)), chosen)
+        yield _frame(part), next((t for t in ordered if any(m.endpoint.spec.health == "healthy" for m in t)), members)
         return
-    for priority, members in enumerate(ordered):
-        yield from _places(spread, min(priority, _MAX_PRIORITY), members)
+    for priority, those in enumerate(ordered):
+        yield from _places(spread, min(priority, _MAX_PRIORITY), those)
 
 
-def _places(spread: Spread, priority: int, members: list[Named]) -> Iterator[tuple[bytes, list[Named]]]:
+def _tier(spread: Spread | None, member: Member) -> tuple[int, ...]:
+    """Smaller comes first. This cluster comes before others, unless a policy prefers nothing and weighs all alike."""
+    if spread is None:
+        return (int(member.beyond),)
+    tier = spread.tier(member.endpoint.spec.locality)
+    return (int(member.beyond), *tier) if spread.prefer else tier
+
+
+def _places(spread: Spread | None, priority: int, members: list[Member]) -> Iterator[tuple[bytes, list[Member]]]:
     """What shares a priority, by place."""
-    places: dict[tuple[str, int], list[Named]] = {}
-    for named in members:
-        places.setdefault(spread.weight(named[1].spec.locality), []).append(named)
+    if spread is None:
+        yield pb.encode(pb.LocalityLbEndpoints(priority=priority)), members
+        return
+    places: dict[tuple[str, int], list[Member]] = {}
+    for member in members:
+        places.setdefault(spread.weight(member.endpoint.spec.locality), []).append(member)
     for (place, weight), there in sorted(places.items()):
         region, zone, subzone = (*place.split("/", 2), "", "")[:3]
         frame = pb.LocalityLbEndpoints(
@@ -139,7 +204,7 @@ class Fragments:
 
     def __init__(self) -> None:
         self._known: dict[str, Endpoint] = {}
-        self._encoded: dict[str, dict[tuple[int, str], bytes]] = {}
+        self._encoded: dict[str, dict[tuple[int, str, int], bytes]] = {}
 
     def update(self, endpoints: Mapping[str, Endpoint]) -> None:
         known = self._known
@@ -149,28 +214,37 @@ class Fragments:
         if len(known) != len(endpoints):
             known.update((n, e) for n, e in endpoints.items() if n not in known and usable(e))
 
-    def groups(self, part: Part) -> Iterator[bytes]:
-        """The bytes of a part's LocalityLbEndpoints; none without endpoints."""
-        chosen = _chosen(part, self._known.items())
-        healthy = any(e.spec.health == "healthy" for _, e in chosen)
-        for frame, members in _groups(part, chosen):
-            yield frame + b"".join(
-                self._fragment(n, e, status_of(e, any_healthy=healthy), part.socket) for n, e in members
-            )
+    @property
+    def known(self) -> Iterable[tuple[str, Endpoint]]:
+        """Those that are usable."""
+        return self._known.items()
 
-    def _fragment(self, name: str, endpoint: Endpoint, status: int, socket: str) -> bytes:
+    def fragment(self, member: Member, status: int) -> bytes:
+        """The bytes of an LbEndpoint, as a field of its group."""
+        name, endpoint, _, socket, weight, far, _ = member
         cached = self._encoded.setdefault(name, {})
-        found = cached.get((status, socket))
+        found = cached.get((status, socket, weight))
         if found is None:
-            found = cached[status, socket] = _LB_ENDPOINTS + _sized(pb.encode(message(endpoint, status, socket)))
+            encoded = pb.encode(message(endpoint, status, socket, weight, far=far))
+            found = cached[status, socket, weight] = _LB_ENDPOINTS + _sized(encoded)
         return found
 
 
 def encoded(assignment: Assignment, fragments: Mapping[ServiceRef, Fragments]) -> bytes:
     """The bytes of a ClusterLoadAssignment. Protobuf takes the fields of a message in any order."""
     head = _CLUSTER_NAME + _sized(assignment.name.encode())
-    groups = (group for part in assignment.parts for group in fragments[part.target.service].groups(part))
+    groups = (group for part in assignment.parts for group in _encoded_groups(part, fragments))
     return head + b"".join(_ENDPOINTS + _sized(group) for group in groups)
+
+
+def _encoded_groups(part: Part, fragments: Mapping[ServiceRef, Fragments]) -> Iterator[bytes]:
+    """The bytes of a part's LocalityLbEndpoints; none without endpoints."""
+    members = _members(part, lambda service: fragments[service].known)
+    healthy = any(m.endpoint.spec.health == "healthy" for m in members)
+    for frame, those in _groups(part, members):
+        yield frame + b"".join(
+            fragments[m.source].fragment(m, status_of(m.endpoint, any_healthy=healthy)) for m in those
+        )
 
 
 def _sized(raw: bytes) -> bytes:

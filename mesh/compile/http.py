@@ -210,8 +210,8 @@ def calling_filters() -> tuple[pb.HttpFilter, ...]:
     return (http_filter(CORS_FILTER, pb.Cors()), http_filter(FAULT_FILTER, pb.HttpFault()))
 
 
-def retry_elsewhere(conditions: tuple[str, ...], *, retries: int) -> pb.RetryPolicy:
-    """Try another host, on these conditions."""
+def retry_elsewhere(conditions: tuple[str, ...], *, retries: int, spans: bool = False) -> pb.RetryPolicy:
+    """Try another host, on these conditions. `spans`: of another priority, while there is one that was not tried."""
     policy = pb.RetryPolicy(
         retry_on=",".join(conditions),
         num_retries=pb.uint32(retries),
@@ -227,4 +227,7 @@ def retry_elsewhere(conditions: tuple[str, ...], *, retries: int) -> pb.RetryPol
     )
     if "retriable-headers" in conditions:
         policy.retriable_headers.append(pb.HeaderMatcher(name=names.UNREACHED, present_match=True))
+    if spans:
+        policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
+        policy.retry_priority.typed_config.CopyFrom(pb.any_of(pb.PreviousPriorities(update_frequency=1)))
     return policy

@@ -11,6 +11,12 @@ GATE = "gate"
 
 GATE_CLUSTER = "gate|etcd"
 BUNDLE = "bundle"
+OWN_BUNDLE = "bundle|own"
+"""Without the bundles of other trust domains."""
+
+GATEWAY = "gateway"
+"""The listener of an east-west gateway."""
+
 UNAVAILABLE = "unavailable"
 """A cluster without hosts: where connections go that have nowhere to go."""
 
@@ -39,6 +45,11 @@ def secret(identity: str) -> str:
 
 def load_assignment(service: ServiceRef, port: int, subset: str = "") -> str:
     return f"{port}|{_some(service, subset)}"
+
+
+def passed_on(service: ServiceRef, port: int) -> str:
+    """Cluster and load assignment of what a gateway passes on."""
+    return f"gateway|{port}|{service}"
 
 
 def divided(identity: str, service: ServiceRef, port: int) -> str:
@@ -77,9 +88,11 @@ PASSTHROUGH = "passthrough"
 """The cluster of captured connections that go on to where they were made to; and the chain of all of them."""
 
 
-def called_by_name(service: ServiceRef, cluster: str) -> tuple[str, str]:
-    """What applications call a Service of this cluster; both are one address."""
-    return f"{service.name}.{service.namespace}.mesh", f"{service.name}.{service.namespace}.{cluster}.mesh"
+def called_by_name(service: ServiceRef, cluster: str) -> tuple[str, ...]:
+    """What applications call a Service. One of this cluster has two names, and both are one address."""
+    if service.peer:
+        return (f"{service}.mesh",)
+    return f"{service}.mesh", f"{service}.{cluster}.mesh"
 
 
 def local_cluster(service: ServiceRef, port: int) -> str:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mesh.compile import names
@@ -12,12 +12,14 @@ from mesh.compile.callee import Callee
 from mesh.compile.calls import Calls, calls
 from mesh.compile.calls import interest as calls_interest
 from mesh.compile.names import defined
+from mesh.compile.passages import gateway, passed_on
 from mesh.compile.types import Problem
-from mesh.compile.view import Egress, Frame, NodeView
+from mesh.compile.view import Egress, Frame, NodeView, TrustDomain
 from mesh.model import (
     ExternalService,
     GateSpec,
     NodeLocal,
+    Peering,
     Ref,
     ServiceDefinition,
     ServiceRef,
@@ -57,7 +59,8 @@ def project(world: World, local: NodeLocal, previous: NodeView | None = None) ->
 
 def interest(local: NodeLocal, world: World) -> frozenset[ServiceRef]:
     """Services whose endpoints this host needs: also of those that are not there yet, so that nothing is missed."""
-    return calls_interest(world, local.definitions, Attached(world.objects))
+    found = calls_interest(world, local.definitions, Attached(world.objects))
+    return found | passed_on(world.objects) if local.gateway else found
 
 
 class _Projection:
@@ -104,7 +107,9 @@ class _Projection:
             identities=tuple((n, local.identities[n]) for n in sorted(needed & local.identities.keys())),
             roots=roots,
             roots_source=source,
+            others=tuple(self._others()),
             gate=gate,
+            gateway=gateway(local.gateway, self._world.objects, self._note) if local.gateway else None,
             problems=tuple(self._problems),
         )
 
@@ -157,6 +162,25 @@ class _Projection:
             if good:
                 return good, bundle.ref
         return tuple(pem for pem in self._local.bundle_roots if _is_certificate(pem)), None
+
+    def _others(self) -> Iterator[TrustDomain]:
+        """Trust domains of peers. Whoever has no Peering is nobody here, whatever bundle there is."""
+        known: set[str] = {self._local.trust_domain}
+        for ref in sorted(ref for ref in self._world.objects if ref.kind == "Peering"):
+            peering = self._world.objects[ref]
+            assert isinstance(peering, Peering)
+            domain = peering.spec.trust_domain
+            bundle = self._world.bundle(domain)
+            roots = tuple(pem for pem in bundle.spec.roots if _is_certificate(pem)) if bundle else ()
+            if domain in known:
+                self._note(
+                    ref, "spec.trustDomain", "is this cluster's own, or another Peering's: it is not trusted twice"
+                )
+            elif bundle is not None and not roots:
+                self._note(bundle.ref, "spec.roots", "none of them is a PEM certificate")
+            elif bundle is not None:
+                known.add(domain)
+                yield TrustDomain(domain, roots, frozenset({bundle.ref, ref}))
 
     def _gate(self) -> GateSpec | None:
         gate = self._local.gate

@@ -26,14 +26,18 @@ NOBODY = "nobody"
 """A name that no certificate of the mesh has: those begin with spiffe://."""
 
 
-def server(identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | None = None) -> pb.TransportSocket:
+def server(
+    identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | None = None, own: bool = False
+) -> pb.TransportSocket:
     """Shows this identity, and takes only callers whom the bundle knows; of those, `callers`, if told.
+
+    `own`: and nobody of another trust domain.
 
     No resumption: a resumed session would be let in by what was trusted when it began.
     """
     common = _common(identity, alpn)
     if callers is None:
-        common.validation_context_sds_secret_config.CopyFrom(_sds(names.BUNDLE))
+        common.validation_context_sds_secret_config.CopyFrom(_sds(names.OWN_BUNDLE if own else names.BUNDLE))
     else:
         # An empty list would mean: any name.
         matchers = [*map(_exact, callers.ids), *map(_prefix, callers.prefixes)] or [_exact(NOBODY)]
@@ -123,7 +127,7 @@ def certificate(identity: str, chain_pem: str, key_pem: str) -> pb.Secret:
     )
 
 
-def bundle(trust_domains: tuple[tuple[str, tuple[str, ...]], ...]) -> pb.Secret:
+def bundle(trust_domains: tuple[tuple[str, tuple[str, ...]], ...], name: str = names.BUNDLE) -> pb.Secret:
     """Roots by trust domain, never merged: those of one validate names of that one only."""
     config = pb.SPIFFECertValidatorConfig(
         trust_domains=[
@@ -134,9 +138,7 @@ def bundle(trust_domains: tuple[tuple[str, tuple[str, ...]], ...]) -> pb.Secret:
         ]
     )
     validator = pb.TypedExtensionConfig(name="envoy.tls.cert_validator.spiffe", typed_config=pb.any_of(config))
-    return pb.Secret(
-        name=names.BUNDLE, validation_context=pb.CertificateValidationContext(custom_validator_config=validator)
-    )
+    return pb.Secret(name=name, validation_context=pb.CertificateValidationContext(custom_validator_config=validator))
 
 
 def _socket(context: pb.Message) -> pb.TransportSocket:

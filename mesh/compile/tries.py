@@ -23,19 +23,20 @@ _RETRIES = 2
 """Each at a host that was not tried yet: two may be dead at once before anybody says so."""
 
 
-def tries(handling: Handling) -> http.Tries:
+def tries(handling: Handling, *, spans: bool = False) -> http.Tries:
+    """`spans`: what is called is in several clusters."""
     retries = handling.retries or Retries(attempts=_RETRIES)
     grpc = tuple(sorted(_GRPC.intersection(retries.retry_on)))
     idempotent = tuple(dict.fromkeys((*IDEMPOTENT, *sorted(retries.retry_on))))
     return http.Tries(
-        idempotent=_policy(retries, idempotent, retries.statuses),
-        other=_policy(retries, (*UNSEEN, *grpc), ()),
+        idempotent=_policy(retries, idempotent, retries.statuses, spans=spans),
+        other=_policy(retries, (*UNSEEN, *grpc), (), spans=spans),
         seconds=seconds(handling.timeout),
     )
 
 
-def _policy(retries: Retries, conditions: tuple[str, ...], statuses: tuple[int, ...]) -> pb.RetryPolicy:
-    found = http.retry_elsewhere(conditions, retries=retries.attempts)
+def _policy(retries: Retries, conditions: tuple[str, ...], statuses: tuple[int, ...], *, spans: bool) -> pb.RetryPolicy:
+    found = http.retry_elsewhere(conditions, retries=retries.attempts, spans=spans)
     if statuses:
         retry_statuses(found, statuses)
     if retries.per_try:

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mesh.compile import names
 from mesh.compile.rules import Entry, Target, TcpSplit
 from mesh.compile.spread import Spread
 from mesh.compile.types import Problem
 from mesh.model import (
+    GATEWAY,
     Endpoint,
     ExternalPort,
     GateSpec,
+    GatewaySpec,
     Identity,
     NodeLocal,
     Object,
@@ -51,11 +52,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may connect: deny rules first, then allow rules, then the default."""
+    """Who may connect: deny rules first, then allow rules. Nobody else."""
 
     deny: tuple[Rule, ...] = ()
     allow: tuple[Rule, ...] = ()
-    default: Literal["Allow", "Deny"] = "Deny"
     sources: frozenset[Ref] = frozenset()
 
 
@@ -98,11 +98,21 @@ class Part:
     """Of endpoints that count; empty: all do."""
     spread: Spread | None = None
     """Where calls go first; None: everywhere alike."""
+    beyond: tuple["Part", ...] = ()
+    """The same Service's in other clusters: for when these endpoints are too few, or where `spread` says so."""
+    far: bool = False
+    """It is in another part's `beyond`."""
+    via: ServiceRef | None = None
+    """Whose endpoints are dialled instead: local gateways, which know those of the target."""
 
     @property
     def socket(self) -> str:
         """The TLS context of its endpoints, if parts of several Services are in one cluster."""
-        return names.load_assignment(*self.target[:3]) if self.weight else ""
+        return names.load_assignment(*self.target[:3]) if self.weight or self.far else ""
+
+    @property
+    def all(self) -> tuple["Part", ...]:
+        return (self, *self.beyond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +124,19 @@ class Assignment:
 
     @property
     def services(self) -> frozenset[ServiceRef]:
-        return frozenset(part.target.service for part in self.parts)
+        """Those whose endpoints are in it, or decide whether others are."""
+        parts = [one for part in self.parts for one in part.all]
+        return frozenset({part.target.service for part in parts} | {part.via for part in parts if part.via})
+
+    @property
+    def named(self) -> tuple[Part, ...]:
+        """Those whose endpoints say which TLS context is theirs."""
+        return tuple(one for part in self.parts for one in part.all if one.socket)
+
+    @property
+    def far(self) -> bool:
+        """Are there endpoints of other clusters in it, as a rule gateways?"""
+        return any(one.target.service.peer for part in self.parts for one in part.all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +203,8 @@ class Outbound:
     """Those that `hashes` and `idle` are from."""
     external: bool = False
     """It is an ExternalService's port."""
+    spans: bool = False
+    """Some of its targets are in several clusters: what is tried again is tried in the next one."""
     hosts: tuple[tuple[Target, str], ...] = ()
     """What those of its targets are called in requests that are outside of the mesh and have a name."""
     handling: Handling = Handling()
@@ -192,7 +216,7 @@ class Outbound:
 
     @property
     def source(self) -> Ref:
-        return Ref("ExternalService" if self.external else "Service", self.service.namespace, self.service.name)
+        return Ref("ExternalService", *self.service) if self.external else called_object(self.service)
 
     @property
     def target(self) -> Target:
@@ -237,7 +261,41 @@ class Backend:
     def sources(self) -> frozenset[Ref]:
         services = {self.target.service, *self.assignment.services}
         route = {self.route} if self.route else set()
-        return frozenset({Ref("Service", s.namespace, s.name) for s in services} | route | self.policies)
+        return frozenset({called_object(service) for service in services if service != GATEWAY} | route | self.policies)
+
+
+def called_object(service: ServiceRef) -> Ref:
+    """What is written of a Service that is called."""
+    return Ref("ImportedService" if service.peer else "Service", *service)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A Service's port whose connections a gateway passes on."""
+
+    assignment: Assignment
+    sources: frozenset[Ref]
+
+    @property
+    def target(self) -> Target:
+        return self.assignment.parts[0].target
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Role gateway."""
+
+    spec: GatewaySpec
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustDomain:
+    """Another one, and by what roots its names are verified."""
+
+    name: str
+    roots: tuple[str, ...]
+    sources: frozenset[Ref]
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +361,10 @@ class Frame:
     """Certificates held, of those that something here needs; sorted by name."""
     roots: tuple[str, ...] = ()
     roots_source: Ref | None = None
+    others: tuple[TrustDomain, ...] = ()
+    """Trust domains of peers, by name."""
     gate: GateSpec | None = None
+    gateway: Gateway | None = None
     problems: tuple[Problem, ...] = ()
 
 

@@ -24,6 +24,14 @@ from mesh.model.core import (
     TrustBundleSpec,
 )
 from mesh.model.externalservice import ExternalPort, ExternalService
+from mesh.model.gateway import (
+    GATEWAY,
+    GATEWAY_PORT,
+    GATEWAY_ROLE,
+    GATEWAY_SERVICE,
+    GatewaySpec,
+    gateway_instance,
+)
 from mesh.model.grpcroute import GRPCRoute
 from mesh.model.httproute import HTTPRoute
 from mesh.model.instance import (
@@ -65,6 +73,10 @@ from mesh.model.world import World
 __all__ = [
     "CLUSTER_SINGLETON",
     "DEFAULT_DENY",
+    "GATEWAY",
+    "GATEWAY_PORT",
+    "GATEWAY_ROLE",
+    "GATEWAY_SERVICE",
     "KINDS",
     "MTLS_PORT",
     "AuthorizationPolicy",
@@ -82,6 +94,7 @@ __all__ = [
     "Frozen",
     "GRPCRoute",
     "GateSpec",
+    "GatewaySpec",
     "HTTPRoute",
     "Health",
     "HealthCheck",
@@ -119,6 +132,7 @@ __all__ = [
     "Upstream",
     "Violation",
     "World",
+    "gateway_instance",
     "kind_named",
     "selects",
     "target_port",

@@ -6,18 +6,33 @@ from typing import Literal
 import msgspec
 
 from mesh.model.base import Frozen, Object, Ref, Violation
-from mesh.model.checks import at, label_fault, port_fault, principal_fault, repeated
+from mesh.model.checks import (
+    at,
+    imported_name_fault,
+    label_fault,
+    namespace_fault,
+    port_fault,
+    principal_fault,
+    repeated,
+    shown,
+)
 
 DEFAULT_DENY = "default-deny"
 """The rule that denies when no rule allows; named in every such denial."""
+DEFAULT_ALLOW = "default-allow"
+"""The rule that allows whom no rule speaks of, where MeshConfig says so: anybody of this trust domain."""
 
 
 class AuthorizationSource(Frozen, frozen=True, kw_only=True):
-    """Who calls. Principals or namespaces: one match is enough. Both empty: any identity that mTLS accepted."""
+    """Who calls. Principals or namespaces: one match is enough.
+
+    Both empty: any identity of this trust domain; for Deny, of any.
+    """
 
     principals: tuple[str, ...] = ()
     """SPIFFE ids, or `<namespace>/<service-account>` of this trust domain."""
     namespaces: tuple[str, ...] = ()
+    """Of this trust domain; of another one as `spiffe://<trust-domain>/ns/<namespace>`."""
 
 
 class AuthorizationRule(Frozen, frozen=True, kw_only=True):
@@ -51,8 +66,12 @@ class AuthorizationPolicy(Object, frozen=True, kw_only=True):
 
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         del existing
-        if self.spec.target.service:
-            yield from at("spec.target.service", label_fault(self.spec.target.service))
+        target = self.spec.target.service
+        if target and "." in target and not imported_name_fault(target):
+            reason = f"{shown(target)} is another cluster's: who may call it is said there"
+            yield Violation(path="spec.target.service", reason=reason)
+        elif target:
+            yield from at("spec.target.service", label_fault(target))
         for index, rule in enumerate(self.spec.rules):
             yield from _rule_faults(f"spec.rules[{index}]", rule)
         yield from repeated("spec.rules", ".name", (rule.name for rule in self.spec.rules))
@@ -67,4 +86,4 @@ def _rule_faults(where: str, rule: AuthorizationRule) -> Iterator[Violation]:
         for index, principal in enumerate(source.principals):
             yield from at(f"{where}.from[{number}].principals[{index}]", principal_fault(principal))
         for index, namespace in enumerate(source.namespaces):
-            yield from at(f"{where}.from[{number}].namespaces[{index}]", label_fault(namespace))
+            yield from at(f"{where}.from[{number}].namespaces[{index}]", namespace_fault(namespace))

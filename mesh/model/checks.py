@@ -61,6 +61,14 @@ def label_fault(text: str, most: int = MAX_LABEL) -> str:
     return f"{shown(text)} is not a DNS label: a-z, 0-9 and '-' inside, at most {most} characters"
 
 
+def imported_name_fault(text: str) -> str:
+    """Is it `<service>.<peer>`, as a Service of another cluster is named here?"""
+    service, dot, peer = text.partition(".")
+    if not dot:
+        return f"{shown(text)} is not <service>.<peer>"
+    return label_fault(service) or label_fault(peer)
+
+
 def port_fault(port: int) -> str:
     return "" if 1 <= port <= 0xFFFF else f"{shown(port)} is not a port: 1 to 65535"
 
@@ -110,6 +118,15 @@ def principal_fault(text: str) -> str:
     except spiffe.SpiffeError as exc:
         return f"{shown(text)}: {exc}"
     return ""
+
+
+def namespace_fault(text: str) -> str:
+    """Is it a namespace, of this trust domain or as `spiffe://<trust-domain>/ns/<namespace>`?"""
+    if not text.startswith("spiffe:"):
+        return label_fault(text)
+    head, _, namespace = text.partition("/ns/")
+    fault = principal_fault(head) or label_fault(namespace)
+    return fault and f"{shown(text)} is not spiffe://<trust-domain>/ns/<namespace>: {fault}"
 
 
 def qualified_fault(text: str) -> str:

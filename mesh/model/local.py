@@ -17,6 +17,7 @@ from mesh.model.checks import (
     repeated,
     shown,
 )
+from mesh.model.gateway import GatewaySpec
 from mesh.model.instance import MTLS_PORT, Instance, InstancePort, InstanceSpec
 from mesh.model.service import Protocol
 
@@ -68,6 +69,7 @@ class Upstream(Frozen, frozen=True, kw_only=True):
     """A Service that this one calls: by its name, or on a plain port or socket that it is given."""
 
     service: str
+    """Its name; of another cluster's, `<service>.<namespace>.<cluster>`, or `<service>.<cluster>`."""
     port: int
     """Port of that Service."""
     listen: str = ""
@@ -78,11 +80,22 @@ class Upstream(Frozen, frozen=True, kw_only=True):
     namespace: str = ""
     """Empty: the caller's own."""
 
+    def called(self, own: str) -> ServiceRef:
+        """What is called, by a service of this namespace."""
+        match self.service.split("."):
+            case [service, namespace, cluster]:
+                return ServiceRef(namespace, f"{service}.{cluster}")
+        return ServiceRef(self.namespace or own, self.service)
+
     def check(self, where: str) -> Iterator[Violation]:
-        yield from at(f"{where}.service", label_fault(self.service))
+        parts = self.service.split(".")
+        faults = (label_fault(part) for part in parts) if len(parts) <= 3 else (label_fault(self.service),)
+        yield from at(f"{where}.service", next((fault for fault in faults if fault), ""))
         yield from at(f"{where}.port", port_fault(self.port))
         if self.namespace:
             yield from at(f"{where}.namespace", label_fault(self.namespace))
+        if self.namespace and len(parts) == 3 and parts[1] != self.namespace:
+            yield Violation(path=f"{where}.namespace", reason=f"{shown(self.service)} says another: leave it out")
         if self.listen:
             yield from at(f"{where}.listen", listen_fault(self.listen))
         if self.mode:
@@ -170,7 +183,7 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
 
     @property
     def wants(self) -> tuple[ServiceRef, ...]:
-        return tuple(ServiceRef(u.namespace or self.namespace, u.service) for u in self.upstreams)
+        return tuple(u.called(self.namespace) for u in self.upstreams)
 
     def instance_on(
         self, node: str, address: str, health: str = "unhealthy", mtls_port: int = MTLS_PORT, locality: str = ""
@@ -197,8 +210,7 @@ def _repeated_places(definition: ServiceDefinition) -> Iterator[Violation]:
     """Two upstreams at one place: whose is it?"""
     seen: set[object] = set()
     for index, upstream in enumerate(definition.upstreams):
-        called = (upstream.namespace or definition.namespace, upstream.service, upstream.port)
-        place: object = upstream.listen or called
+        place: object = upstream.listen or (*upstream.called(definition.namespace), upstream.port)
         if place in seen:
             what = shown(upstream.listen) if upstream.listen else f"port {upstream.port} of that Service, by name,"
             yield Violation(path=f"upstreams[{index}].listen", reason=f"{what} is there twice")
@@ -296,6 +308,7 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     bind: str = ""
     """Where its Envoy listens for other hosts; empty: at `address`. `::` is for IPv4, too."""
     gate: GateSpec | None = None
+    gateway: GatewaySpec | None = None
     trust_file: str = "/etc/ssl/certs/ca-certificates.crt"
     """The roots that the host itself trusts, for servers outside of the mesh; empty: it has none."""
     access_log: str = "/dev/stdout"

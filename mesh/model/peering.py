@@ -9,10 +9,18 @@ from typing import Literal
 
 from mesh import spiffe
 from mesh.model.base import Frozen, Object, Ref, ServiceRef, Violation
-from mesh.model.checks import at, label_fault, labels_faults, number_fault, port_fault, repeated, shown
+from mesh.model.checks import (
+    at,
+    imported_name_fault,
+    label_fault,
+    labels_faults,
+    number_fault,
+    port_fault,
+    repeated,
+)
 from mesh.model.core import MeshConfig
 from mesh.model.duration import duration_fault
-from mesh.model.service import ServicePort
+from mesh.model.service import Service, ServicePort
 
 ANY = "*"
 MAX_IMPORTED = 5_000
@@ -77,6 +85,12 @@ class ExportPolicy(Object, frozen=True, kw_only=True):
     kind: Literal["ExportPolicy"] = "ExportPolicy"
     spec: ExportPolicySpec = ExportPolicySpec()
 
+    def covers(self, service: Service) -> bool:
+        """Is this Service of those that it is about?"""
+        spec, meta = self.spec, service.metadata
+        named = ANY in spec.services or meta.name in spec.services
+        return self.metadata.namespace == meta.namespace and named and spec.selector.items() <= meta.labels.items()
+
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         del existing
         for path, words in (("spec.services", self.spec.services), ("spec.to", self.spec.to)):
@@ -131,14 +145,6 @@ class ImportedService(Object, frozen=True, kw_only=True):
         yield from repeated("spec.ports", ".port", (port.port for port in spec.ports))
         for index, account in enumerate(spec.service_accounts):
             yield from at(f"spec.serviceAccounts[{index}]", label_fault(account))
-
-
-def imported_name_fault(text: str) -> str:
-    """What is wrong with `<service>.<peer>`, or ""."""
-    service, dot, peer = text.partition(".")
-    if not dot:
-        return f"{shown(text)} is not <service>.<peer>"
-    return label_fault(service) or label_fault(peer)
 
 
 def _trust_domain_fault(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mesh.model.base import Object, Ref
 from mesh.model.externalservice import ExternalPort, ExternalService
+from mesh.model.peering import ImportedService
 from mesh.model.service import Protocol, Service, ServicePort
 
 if TYPE_CHECKING:
@@ -36,17 +37,18 @@ class Unfit(NamedTuple):
     """No port that the policy is for can."""
 
 
-def places(place: "PolicyTarget", namespace: str) -> tuple[Ref, Ref]:
+def places(place: "PolicyTarget", namespace: str) -> tuple[Ref, ...]:
     """What a policy may be for: the first of these that there is."""
-    return Ref("Service", namespace, place.service), Ref("ExternalService", namespace, place.service)
+    kinds = ("ImportedService",) if "." in place.service else ("Service", "ExternalService")
+    return tuple(Ref(kind, namespace, place.service) for kind in kinds)
 
 
 def aimed_at(
     place: "PolicyTarget", namespace: str, objects: Mapping[Ref, Object]
-) -> tuple[Service | ExternalService | None, tuple[ServicePort | ExternalPort, ...]]:
+) -> tuple[Service | ImportedService | ExternalService | None, tuple[ServicePort | ExternalPort, ...]]:
     """What a policy is for, and which of its ports."""
     found = next((objects[ref] for ref in places(place, namespace) if ref in objects), None)
-    if not isinstance(found, Service | ExternalService):
+    if not isinstance(found, Service | ImportedService | ExternalService):
         return None, ()
     ports: tuple[ServicePort | ExternalPort, ...] = found.spec.ports
     return found, tuple(port for port in ports if place.port in {0, port.port})
@@ -92,6 +94,17 @@ def outside(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, str]]:
         ("locality", "spec.locality", "nobody knows where a server outside of the mesh is"),
         ("subsets", "spec.subsets", "a server outside of the mesh has no labels"),
         ("rate_limits", "spec.rateLimits", "nobody of ours stands in front of a server outside of the mesh"),
+    ):
+        if getattr(spec, section):
+            yield section, path, reason
+
+
+def far(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, str]]:
+    """What cannot be had of another cluster's Service: the section, its path, and the reason."""
+    for section, path, reason in (
+        ("health_check", "spec.healthCheck", "a gateway answers for many instances: their own cluster asks them"),
+        ("subsets", "spec.subsets", "labels of instances are not told to other clusters"),
+        ("rate_limits", "spec.rateLimits", "another cluster's instances take their limits from their own cluster"),
     ):
         if getattr(spec, section):
             yield section, path, reason

@@ -6,10 +6,10 @@ from typing import Literal
 import msgspec
 
 from mesh.model.base import Frozen, Object, Ref, Violation
-from mesh.model.checks import at, label_fault, shown
-from mesh.model.routing import EXTERNAL, GROUP, subdomain_fault, too_many
+from mesh.model.checks import at, imported_name_fault, label_fault, shown
+from mesh.model.routing import EXTERNAL, GROUP, IMPORTED, subdomain_fault, too_many
 
-TARGETS = (("", "Service"), EXTERNAL)
+TARGETS = (("", "Service"), EXTERNAL, IMPORTED)
 ROUTE_KINDS = ("HTTPRoute", "GRPCRoute", "TCPRoute")
 
 
@@ -55,7 +55,8 @@ class ReferenceGrant(Object, frozen=True, kw_only=True):
                 reason = f"{shown(f'{target.group}/{target.kind}')} is nothing that a route can send to: a Service is"
                 yield Violation(path=f"{where}.kind", reason=reason)
             if target.name:
-                yield from at(f"{where}.name", label_fault(target.name))
+                imported = (target.group, target.kind) == IMPORTED
+                yield from at(f"{where}.name", (imported_name_fault if imported else label_fault)(target.name))
 
     def allows(self, route_kind: str, namespace: str, target: tuple[str, str], name: str) -> bool:
         """May routes of this kind and namespace send to this name in the grant's? `target`: its group and kind."""

@@ -10,12 +10,14 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from mesh.model.base import Frozen, Metadata, Object, Ref, ServiceRef, Violation
-from mesh.model.checks import at, label_fault, number_fault, port_fault, repeated, shown
+from mesh.model.checks import at, imported_name_fault, label_fault, number_fault, port_fault, repeated, shown
 
 GROUP = "gateway.networking.k8s.io"
 SUBSET = ("holdfast.dev", "ServiceSubset")
-EXTERNAL = ("holdfast.dev", "ExternalService")
 """Group and kind of a backend that is a subset of a Service: `<service>.<subset>`, as a TrafficPolicy names it."""
+EXTERNAL = ("holdfast.dev", "ExternalService")
+IMPORTED = ("holdfast.dev", "ImportedService")
+"""Of another cluster: `<service>.<peer>`."""
 
 MAX_PARENTS, MAX_RULES, MAX_BACKENDS, MAX_FILTERS, MAX_MATCHES, MAX_ALL_MATCHES = 32, 16, 16, 16, 64, 128
 MAX_WEIGHT = 1_000_000
@@ -209,8 +211,9 @@ def _namespace(where: str, namespace: str) -> Iterator[Violation]:
 
 def backend_faults(where: str, backend: BackendRef) -> Iterator[Violation]:
     """Form only. A kind that does not exist is not refused: the specification has its share answered with 500."""
-    if (backend.group, backend.kind) in {("", "Service"), EXTERNAL}:
-        yield from at(f"{where}.name", label_fault(backend.name))
+    if (backend.group, backend.kind) in {("", "Service"), EXTERNAL, IMPORTED}:
+        imported = (backend.group, backend.kind) == IMPORTED
+        yield from at(f"{where}.name", (imported_name_fault if imported else label_fault)(backend.name))
         if not backend.port:
             yield Violation(path=f"{where}.port", reason="is missing: a Service is called on a port")
     elif (backend.group, backend.kind) == SUBSET:

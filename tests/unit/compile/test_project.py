@@ -84,17 +84,17 @@ def test_rules_are_named_and_ordered():
         local(API),
     ).frame.inbound[0]
     access = found.access
-    assert [r.id for r in access.allow] == ["shop/a/far", "shop/b/0", "shop/b/all"]
+    assert [r.id for r in access.allow] == ["shop/a/far", "shop/b/0", "shop/b/all", "default-allow"]
     assert access.allow[0].principals == ("spiffe://west.test/ns/x/sa/y",)
     assert access.allow[1].principals == ("spiffe://east.test/ns/shop/sa/web",)
-    assert access.allow[2].anyone
+    # Whoever is let in without a name is of this trust domain.
+    assert access.allow[2].namespaces == access.allow[3].namespaces == ("spiffe://east.test/",)
     assert [r.id for r in access.deny] == ["shop/z/0"]
-    assert access.default == "Allow"
     assert {ref.name for ref in access.sources} == {"a", "b", "c", "z"}
 
 
 def test_without_a_mesh_config_the_default_is_to_deny():
-    assert project(world(service("api", target="http")), local(API)).frame.inbound[0].access.default == "Deny"
+    assert project(world(service("api", target="http")), local(API)).frame.inbound[0].access.allow == ()
 
 
 def test_hostile_names_do_not_get_through():

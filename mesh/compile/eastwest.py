@@ -1,0 +1,99 @@
+"""East-west gateways: one port, a filter chain for each Service's port by its SNI, and on to its endpoints as it is.
+
+TLS is not terminated, so there is nothing here that could be stolen or forged: the certificates of both ends meet each
+other, and the callee says who may call it. What has no chain is closed before anything is sent anywhere.
+"""
+
+from mesh import pb
+from mesh.compile import clusters, names
+from mesh.compile.inbound import HANDSHAKE_SECONDS, TCP_IDLE_SECONDS
+from mesh.compile.parts import (
+    ADS,
+    CONNECT_SECONDS,
+    access_log,
+    limits,
+    network_filter,
+    socket_options,
+    tcp_address,
+    tls_inspector,
+)
+from mesh.compile.view import Frame, Gateway, Passage
+from mesh.model.trafficpolicy import OutlierDetection
+
+_ATTEMPTS = clusters.LOCAL_FAILURES + 1
+"""As for TCP of callers: with one more than failures eject a host, no connection fails because of one dead host."""
+
+_OUTLIERS = OutlierDetection(consecutive_gateway_errors=0)
+"""Only connections that fail: nothing else can be seen from here."""
+
+_UNKNOWN = "!has(xds.filter_chain_name) || xds.filter_chain_name == ''"
+"""Connections that no chain was for."""
+
+_FIELDS = {
+    "time": "%START_TIME%",
+    "direction": "gateway",
+    "protocol": "tls",
+    "sni": "%REQUESTED_SERVER_NAME%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%CONNECTION_TERMINATION_DETAILS%",
+    "peer_address": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "duration_ms": "%DURATION%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "connection_id": "%CONNECTION_ID%",
+}
+
+
+def listener(frame: Frame, gateway: Gateway) -> pb.Listener:
+    """Never without a chain: Envoy refuses such a listener."""
+    return pb.Listener(
+        name=names.GATEWAY,
+        address=tcp_address(frame.address, gateway.spec.port),
+        traffic_direction=pb.TrafficDirection.INBOUND,
+        listener_filters=[tls_inspector()],
+        listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),
+        filter_chains=[_chain(frame, gateway, passage) for passage in gateway.passages],
+        per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
+        socket_options=socket_options(),
+    )
+
+
+def _chain(frame: Frame, gateway: Gateway, passage: Passage) -> pb.FilterChain:
+    service, port = passage.target.service, passage.target.port
+    server_name = names.sni(service, port, frame.cluster)
+    stat_prefix = f"gateway_{port}_{service}"
+    limit = pb.ConnectionLimit(stat_prefix=stat_prefix, max_connections={"value": gateway.spec.connections_per_service})
+    proxy = pb.TcpProxy(
+        stat_prefix=stat_prefix,
+        cluster=passage.assignment.name,
+        max_connect_attempts=pb.uint32(_ATTEMPTS),
+        idle_timeout=pb.duration(TCP_IDLE_SECONDS),
+        access_log=[access_log(frame.access_log, {**_FIELDS, "service": f"{service}:{port}"})],
+    )
+    return pb.FilterChain(
+        name=server_name,
+        filter_chain_match=pb.FilterChainMatch(server_names=[server_name], transport_protocol="tls"),
+        filters=[
+            network_filter("envoy.filters.network.connection_limit", limit),
+            network_filter("envoy.filters.network.tcp_proxy", proxy),
+        ],
+    )
+
+
+def cluster(passage: Passage) -> pb.Cluster:
+    """Its endpoints' mTLS ports: what comes is TLS already."""
+    return pb.Cluster(
+        name=passage.assignment.name,
+        type=pb.Cluster.EDS,
+        eds_cluster_config=pb.Cluster.EdsClusterConfig(eds_config=ADS, service_name=passage.assignment.name),
+        connect_timeout=pb.duration(CONNECT_SECONDS),
+        circuit_breakers=limits(),
+        outlier_detection=clusters.outliers(_OUTLIERS),
+        lb_policy=pb.Cluster.LEAST_REQUEST,
+        common_lb_config=pb.Cluster.CommonLbConfig(
+            healthy_panic_threshold=pb.Percent(value=0), update_merge_window=pb.duration(0)
+        ),
+        ignore_health_on_host_removal=True,
+        upstream_bind_config=pb.BindConfig(socket_options=socket_options()),
+    )
