@@ -26,9 +26,6 @@ _ATTEMPTS = clusters.LOCAL_FAILURES + 1
 _OUTLIERS = OutlierDetection(consecutive_gateway_errors=0)
 """Only connections that fail: nothing else can be seen from here."""
 
-_UNKNOWN = "!has(xds.filter_chain_name) || xds.filter_chain_name == ''"
-"""Connections that no chain was for."""
-
 _FIELDS = {
     "time": "%START_TIME%",
     "direction": "gateway",
@@ -54,9 +51,17 @@ def listener(frame: Frame, gateway: Gateway) -> pb.Listener:
         listener_filters=[tls_inspector()],
         listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),
         filter_chains=[_chain(frame, gateway, passage) for passage in gateway.passages],
+        access_log=[_unknown(frame)],
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
         socket_options=socket_options(),
     )
+
+
+def _unknown(frame: Frame) -> pb.AccessLog:
+    """Connections that no chain was for."""
+    log = access_log(frame.access_log, _FIELDS)
+    log.filter.CopyFrom(pb.AccessLogFilter(response_flag_filter={"flags": ["NR"]}))
+    return log
 
 
 def _chain(frame: Frame, gateway: Gateway, passage: Passage) -> pb.FilterChain:

@@ -110,7 +110,7 @@ class _Projection:
             others=tuple(self._others()),
             gate=gate,
             gateway=gateway(local.gateway, self._world.objects, self._note) if local.gateway else None,
-            problems=tuple(self._problems),
+            problems=tuple(dict.fromkeys(self._problems)),
         )
 
     def _note(self, ref: Ref | None, path: str, reason: str) -> None:

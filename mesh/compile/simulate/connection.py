@@ -34,12 +34,20 @@ def connect(run: Run, listener: str, request: Request, *, sni: str, encrypted: b
         run.note("filter chain", name, "filter_chains", f"none is for {whom}")
         return Closed(reason=f"no filter chain is for {whom}")
     run.note("filter chain", name, f"{field}.filter_chain_match", sni or (to if redirected else "the only one"))
-    if encrypted:
+    if encrypted and _passes_on(chain):
+        run.note("tls", name, field, "passed on as it is")
+    elif encrypted:
         if refused := tls.refusal(run, chain, field, name, request.caller):
             return Closed(reason=refused)
     elif chain.HasField("transport_socket"):
         return Closed(reason="the chain wants TLS, and the caller speaks none")
     return _filters(run, chain, (name, field), request)
+
+
+def _passes_on(chain: Any) -> bool:
+    """Does TLS go through it untouched? A filter of bytes does not care what they are."""
+    last = chain.filters[-1].typed_config.type_url if chain.filters else ""
+    return not chain.HasField("transport_socket") and last == pb.TYPE_PREFIX + pb.TcpProxy.DESCRIPTOR.full_name
 
 
 def _listener(run: Run, listener: str) -> Any:

@@ -24,7 +24,7 @@ def asked(snapshot: Snapshot) -> dict[str, list[Verdict]]:
         found[name] = []
         for chain in listener.filter_chains:
             for request in REQUESTS:
-                if chain.HasField("transport_socket"):
+                if chain.HasField("transport_socket") or chain.filter_chain_match.server_names:
                     asks = [answering(snapshot, chain.name, who, *request, listener=name) for who in CALLERS]
                 else:
                     asks = [calling(snapshot, name, *request, "api.shop", to=_destination(chain))]
