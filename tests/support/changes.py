@@ -5,22 +5,25 @@ import random
 import yaml
 
 from mesh import codec
-from mesh.model import Endpoint, Object, Revision, Upstream, World
+from mesh.model import GATEWAY, Endpoint, EndpointSpec, GatewaySpec, Metadata, Object, Revision, Upstream, World
 from mesh.model.world import Change, EndpointRemoved, Removed, Upserted
 from tests.support.meshes import definition, endpoint, local
 
 SERVICES = ("api", "v1", "v2", "db", "nobody")
 NAMESPACES = ("shop", "other")
+PEERS = ("west", "north")
+FAR = tuple(f"{service}.{peer}" for service in ("api", "db") for peer in PEERS)
 HOST = local(
     definition(
         "web",
         upstreams=[
             Upstream(service=s, namespace=n, port=port, listen=f"127.0.0.1:{9000 + 100 * i + 10 * j + k}")
-            for i, s in enumerate(SERVICES)
+            for i, s in enumerate((*SERVICES, "api.west", "db.north"))
             for j, n in enumerate(NAMESPACES)
             for k, port in enumerate((80, 5432))
         ],
-    )
+    ),
+    gateway=GatewaySpec(),
 )
 
 
@@ -54,14 +57,24 @@ class Changes:
         if removable and self._rng.random() < 0.25:
             return Removed(self._rng.choice(removable))
         make = self._rng.choice(
-            (self.service, self.service, self._http, self._http, self._tcp, self._grant, self._policy)
-        )
+            (
+                self.service, self.service, self._http, self._http, self._tcp, self._grant, self._policy,
+                self._peering, self._imported, self._imported, self._bundle, self._export,
+            )
+        )  # fmt: skip
         obj = codec.decode_strict(yaml.safe_load(make()))
         assert isinstance(obj, Object), obj
         return Upserted(obj, Revision(1))
 
     def _endpoint(self, world: World) -> Change:
-        service, number = self._rng.choice(SERVICES), self._rng.randint(0, 3)
+        service, number = self._rng.choice((*SERVICES, *FAR)), self._rng.randint(0, 3)
+        if self._rng.random() < 0.1:
+            spec = EndpointSpec(
+                service=GATEWAY.name, node=f"n{number}", address=f"10.0.0.{number + 1}", port=15444,
+                service_account="gateway", ports=(15444,), health=self._rng.choice(("healthy", "draining")),
+            )  # fmt: skip
+            meta = Metadata(name=f"gateway-n{number}", namespace=GATEWAY.namespace)
+            return Upserted(Endpoint(metadata=meta, spec=spec), Revision(1))
         if world.endpoints and self._rng.random() < 0.3:
             ref = self._rng.choice(sorted(world.endpoints))
             return EndpointRemoved(ref, self._rng.choice(sorted(world.endpoints[ref])))
@@ -80,6 +93,7 @@ class Changes:
     def service(self) -> str:
         accounts = self._rng.choice(("[api]", "[api, web]", "[]"))
         http = self._rng.choice(("http", "grpc", "tcp"))
+        clusters = self._rng.choice(("[]", "[]", "['*']", "[west]", "[north, gone]"))
         return f"""
 apiVersion: holdfast.dev/v1
 kind: Service
@@ -87,12 +101,57 @@ metadata: {{name: {self._name()}, namespace: {self._place()}}}
 spec:
   ports: [{{port: 80, protocol: {http}}}, {{port: 5432}}]
   serviceAccounts: {accounts}
+  clusters: {clusters}
+"""
+
+    def _peering(self) -> str:
+        peer, through = self._rng.choice(PEERS), self._rng.choice(("Direct", "Gateway"))
+        return f"""
+apiVersion: holdfast.dev/v1
+kind: Peering
+metadata: {{name: {peer}}}
+spec: {{trustDomain: {peer}.test, through: {through}}}
+"""
+
+    def _imported(self) -> str:
+        service, _, peer = self._rng.choice(FAR).partition(".")
+        domain = self._rng.choice((peer, peer, peer, "stranger"))
+        return f"""
+apiVersion: holdfast.dev/v1
+kind: ImportedService
+metadata: {{name: {service}.{peer}, namespace: {self._place()}}}
+spec:
+  service: {service}
+  cluster: {peer}
+  trustDomain: {domain}.test
+  ports: [{{port: 80, protocol: {self._rng.choice(("http", "tcp"))}}}, {{port: 5432}}]
+  serviceAccounts: {self._rng.choice(("[api]", "[api, web]", "[]"))}
+"""
+
+    def _bundle(self) -> str:
+        domain = f"{self._rng.choice((*PEERS, 'stranger'))}.test"
+        pem = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n"
+        return f"""
+apiVersion: holdfast.dev/v1
+kind: TrustBundle
+metadata: {{name: {domain}}}
+spec: {{trustDomain: {domain}, roots: ["{pem}"]}}
+"""
+
+    def _export(self) -> str:
+        return f"""
+apiVersion: holdfast.dev/v1
+kind: ExportPolicy
+metadata: {{name: x{self._rng.randint(0, 1)}, namespace: {self._place()}}}
+spec: {{services: [{self._name()}], to: [{self._rng.choice(("'*'", "west", "gone"))}]}}
 """
 
     def _backends(self, port: int) -> str:
-        chosen = self._rng.sample((*SERVICES, "gone"), self._rng.randint(1, 3))
+        chosen = self._rng.sample((*SERVICES, *FAR, "gone"), self._rng.randint(1, 3))
+        kind = "group: holdfast.dev, kind: ImportedService, "
         return ", ".join(
-            f"{{name: {n}, namespace: {self._place()}, port: {port}, weight: {self._rng.randint(0, 3)}}}"
+            f"{{{kind if '.' in n else ''}name: {n}, namespace: {self._place()}, port: {port}, "
+            f"weight: {self._rng.randint(0, 3)}}}"
             for n in chosen
         )
 

@@ -16,13 +16,19 @@ from mesh.model import (
     AuthorizationTarget,
     Endpoint,
     EndpointSpec,
+    ExportPolicy,
+    ExportPolicySpec,
     Identity,
+    ImportedService,
+    ImportedServiceSpec,
     LocalPort,
     MeshConfig,
     MeshConfigSpec,
     Metadata,
     NodeLocal,
     Object,
+    Peering,
+    PeeringSpec,
     Revision,
     Service,
     ServiceDefinition,
@@ -43,13 +49,38 @@ def world(*objects: Object, base: World | None = None, revision: int = 1) -> Wor
     return (base or World()).apply([Upserted(o, Revision(revision)) for o in objects], Revision(revision))
 
 
-def config(default: str = "Deny") -> MeshConfig:
-    spec = MeshConfigSpec(trust_domain=DOMAIN, cluster=CLUSTER, authorization_default=default)
+def config(default: str = "Deny", cluster: str = CLUSTER) -> MeshConfig:
+    spec = MeshConfigSpec(trust_domain=f"{cluster}.test", cluster=cluster, authorization_default=default)
     return MeshConfig(metadata=Metadata(name="default"), spec=spec)
 
 
-def bundle(*roots: str) -> TrustBundle:
-    return TrustBundle(metadata=Metadata(name=DOMAIN), spec=TrustBundleSpec(trust_domain=DOMAIN, roots=roots))
+def bundle(*roots: str, domain: str = DOMAIN) -> TrustBundle:
+    return TrustBundle(metadata=Metadata(name=domain), spec=TrustBundleSpec(trust_domain=domain, roots=roots))
+
+
+def peering(cluster: str, **spec: object) -> Peering:
+    return Peering(metadata=Metadata(name=cluster), spec=PeeringSpec(trust_domain=f"{cluster}.test", **spec))
+
+
+def export(*services: str, to: Iterable[str] = ("*",), **spec: object) -> ExportPolicy:
+    return ExportPolicy(
+        metadata=Metadata(name="exported", namespace="shop"),
+        spec=ExportPolicySpec(services=services, to=tuple(to), **spec),
+    )
+
+
+def imported(found: Service, cluster: str) -> ImportedService:
+    """As a peer's control plane writes it of its neighbour's Service."""
+    return ImportedService(
+        metadata=Metadata(name=f"{found.metadata.name}.{cluster}", namespace=found.metadata.namespace),
+        spec=ImportedServiceSpec(
+            service=found.metadata.name,
+            cluster=cluster,
+            trust_domain=f"{cluster}.test",
+            ports=found.spec.ports,
+            service_accounts=found.spec.service_accounts,
+        ),
+    )
 
 
 def service(
@@ -62,7 +93,9 @@ def service(
     )
 
 
-def endpoint(service_name: str, name: str, address: str, *, mtls_port: int = 15443, ports=(80,), health="healthy"):
+def endpoint(
+    service_name: str, name: str, address: str, *, mtls_port: int = 15443, ports=(80,), health="healthy", **more: object
+):
     spec = EndpointSpec(
         service=service_name,
         node=name,
@@ -71,6 +104,7 @@ def endpoint(service_name: str, name: str, address: str, *, mtls_port: int = 154
         service_account=service_name,
         ports=tuple(ports),
         health=health,
+        **more,
     )
     return Endpoint(metadata=Metadata(name=f"{service_name}-{name}", namespace="shop"), spec=spec)
 
@@ -91,8 +125,16 @@ def definition(name: str, *ports: LocalPort, upstreams: Iterable[Upstream] = (),
 
 def local(*definitions: ServiceDefinition, identities: dict[str, Identity] | None = None, **more: object) -> NodeLocal:
     held = {d.identity: fake_identity(d.identity) for d in definitions} if identities is None else identities
-    values = {"node": "vm-1", "address": "127.0.0.1", "bundle_roots": (FAKE_ROOT,), "access_log": "/dev/null", **more}
-    return NodeLocal(trust_domain=DOMAIN, cluster=CLUSTER, definitions=definitions, identities=held, **values)
+    values = {
+        "node": "vm-1",
+        "address": "127.0.0.1",
+        "trust_domain": DOMAIN,
+        "cluster": CLUSTER,
+        "bundle_roots": (FAKE_ROOT,),
+        "access_log": "/dev/null",
+        **more,
+    }
+    return NodeLocal(definitions=definitions, identities=held, **values)
 
 
 def fake_identity(name: str) -> Identity:

@@ -7,6 +7,7 @@ from agent.health import Monitor
 from agent.host import Host
 from agent.settings import Settings
 from agent.state import StoredIdentity
+from mesh.model import GATEWAY, GatewaySpec
 from tests.support.meshes import fake_identity
 
 
@@ -56,3 +57,25 @@ def test_roots_that_come_and_go_are_noticed_and_a_file_that_is_not_there_is_not_
     roots.unlink()
     assert host.load()
     assert host.local(stored).trust_file == ""
+
+
+def test_a_gateway_registers_without_an_identity_and_drains_with_its_host(tmp_path: Path):
+    settings = Settings(
+        node="gw1", address="10.0.0.9", services_dir=str(tmp_path / "none"), data_dir=str(tmp_path),
+        locality="eu/a", gateway=GatewaySpec(port=15999),
+    )  # fmt: skip
+    host = Host(settings, lambda: 1.0)
+    host.load()
+
+    async def registered():
+        async with asyncio.TaskGroup() as group:
+            monitor = Monitor(group, lambda: None)
+            return host.instances(monitor, ()), host.leaving("", monitor, ())
+
+    ((before,), _) = asyncio.run(registered())
+    assert (before.spec.service, before.metadata.namespace) == GATEWAY[::-1]
+    assert (before.spec.mtls_port, before.spec.health, before.spec.locality) == (15999, "healthy", "eu/a")
+    host.drain("", 2.0)
+    ((after,), leaving) = asyncio.run(registered())
+    assert after.spec.health == "draining"
+    assert leaving == (after,)

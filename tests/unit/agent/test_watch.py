@@ -15,6 +15,7 @@ from mesh.model.world import Commit, Deletions
 from mesh.store.errors import Unavailable
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Delete, Put
+from tests.support.meshes import imported, peering, service
 from tests.support.waiting import aeventually
 
 API = ServiceRef("shop", "api")
@@ -164,6 +165,55 @@ def test_a_new_interest_lists_only_what_is_new():
             await aeventually(lambda: not listener.endpoints())
             await store.txn((), (endpoint("w2", "web"),))
             await aeventually(lambda: listener.endpoints(ServiceRef("shop", "web")) == {"w1", "w2"})
+
+    run(scenario)
+
+
+def far(name: str, service: str = "api.west") -> Put:
+    spec = EndpointSpec(service=service, node="gw", address="10.0.0.1", service_account="gateway")
+    return put(Endpoint(metadata=Metadata(name=name, namespace="shop"), spec=spec), service)
+
+
+def test_what_peers_told_is_followed_as_soon_as_there_is_a_peering():
+    far_api = ServiceRef("shop", "api.west")
+
+    async def scenario():
+        store = MemoryStore()
+        of_west, of_north = (put(imported(service("api"), cluster)) for cluster in ("west", "north"))
+        await store.txn((), (put(svc("api")), of_west, of_north, far("gw-1"), far("gw-1", "db.west")))
+        listener = Listener()
+        listener.interest = {far_api}
+        async with watching(store, listener=listener) as (watch, _):
+            await aeventually(lambda: listener.worlds)
+            assert listener.names == {"api"}, "of whom there is no Peering, nobody asks"
+            assert listener.endpoints(far_api) == {"gw-1"}
+            await store.txn((), (put(peering("west")),))
+            await aeventually(lambda: listener.names == {"api", "api.west", "west"})
+            assert not listener.endpoints(ServiceRef("shop", "db.west")), "nobody here calls it"
+            await store.txn((), (far("gw-2"),))
+            await aeventually(lambda: listener.endpoints(far_api) == {"gw-1", "gw-2"})
+            stored = await watch.stored()
+        assert Gathered(stored).world.objects.keys() == listener.worlds[-1].objects.keys()
+        async with watching(store, stored, listener):
+            await store.txn((), (Delete(keys.key_for(peering("west").ref)),))
+            await aeventually(lambda: listener.names == {"api"})
+
+    run(scenario)
+
+
+def test_a_mass_deletion_of_imports_is_held_like_any_other():
+    async def scenario():
+        store = MemoryStore()
+        known = [imported(service(f"s{n}"), "west") for n in range(20)]
+        await store.txn((), (put(peering("west")), *map(put, known)))
+        async with watching(store) as (watch, listener):
+            await aeventually(lambda: len(listener.names) == 21)
+            await store.txn((), tuple(Delete(keys.key_for(one.ref)) for one in known[:15]))
+            await aeventually(lambda: watch.held)
+            assert keys.imported_services_of("west") in watch.held
+            assert len(watch.world.objects) == 21
+            assert await watch.release() == 15
+            await aeventually(lambda: len(listener.names) == 6)
 
     run(scenario)
 
