@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import suppress
 
+from agent import asuser
 from agent.http import HttpError, Target, status_of
 from mesh.model import HealthCheck, LocalPort, ServiceDefinition
 
@@ -47,8 +48,9 @@ async def probe(definition: ServiceDefinition, check: HealthCheck) -> str:  # no
 async def _script(check: HealthCheck) -> str:
     """Status 0 is healthy; else its last line is the reason. It and what it started are ended when time is over."""
     try:
+        command = asuser.command_as(check.user, check.command, asuser.held)
         process = await asyncio.create_subprocess_exec(
-            *check.command,
+            *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -56,8 +58,10 @@ async def _script(check: HealthCheck) -> str:
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
             start_new_session=True,
         )
+    except asuser.AsUserError as exc:
+        return str(exc)
     except OSError as exc:
-        return f"{check.command[0]} cannot be run: {exc.strerror}"
+        return f"{command[0]} cannot be run: {exc.strerror}"
     try:
         async with asyncio.timeout(check.timeout_seconds):
             words = await _tail(process)

@@ -32,7 +32,9 @@ class HealthCheck(Frozen, frozen=True, kw_only=True):
     path: str = "/"
     """For http: a 2xx answer is healthy."""
     command: tuple[str, ...] = ()
-    """For script: a program by its absolute path, and its arguments; status 0 is healthy. Run by the agent's user."""
+    """For script: a program by its absolute path, and its arguments; status 0 is healthy."""
+    user: str = ""
+    """For script: who runs it, by name. Empty: the agent's user."""
     interval_seconds: float = 2.0
     timeout_seconds: float = 1.0
     healthy_threshold: int = 1
@@ -45,6 +47,12 @@ class HealthCheck(Frozen, frozen=True, kw_only=True):
             yield Violation(path=where, reason="a service without ports can be checked by a script alone")
         if self.command and self.type != "script":
             yield Violation(path=f"{where}.command", reason=f"is for type script, and this is {self.type}")
+        if self.user and self.type != "script":
+            yield Violation(path=f"{where}.user", reason=f"is for type script, and this is {self.type}")
+        elif self.user == "root":
+            yield Violation(path=f"{where}.user", reason="a check does not need root: give it a user of its own")
+        elif self.user and not _USER.match(self.user):
+            yield Violation(path=f"{where}.user", reason=f"{shown(self.user)} is not a user's name")
         if self.type == "script" and not (self.command and self.command[0].startswith("/")):
             yield Violation(path=f"{where}.command", reason="is a program by its absolute path, and its arguments")
         if any("\0" in word or len(word) > MAX_WORD for word in self.command) or len(self.command) > MAX_WORDS:
