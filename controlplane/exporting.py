@@ -11,9 +11,9 @@ from aiohttp import web
 from controlplane.mirror import Mirror
 from controlplane.view import Touched, View
 from mesh.aio import first
-from mesh.model import Endpoint, ExportPolicy, Peering, Service, ServiceRef
+from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef
 from multicluster import exports, trust
-from multicluster.exports import GATEWAY, Items
+from multicluster.exports import Items
 from multicluster.link import Link, LinkError
 from multicluster.session import Exporter, Me, ProtocolError
 from multicluster.wire import Ack, Bye, Digests, Hello, ToExporter

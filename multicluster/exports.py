@@ -8,13 +8,10 @@ or, where the Peering exposes instances, each instance.
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from mesh.model import Endpoint, ExportPolicy, Peering, Service, ServiceRef
+from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef
 from mesh.model.peering import ANY
 from multicluster import wire
 from multicluster.wire import Told
-
-GATEWAY = ServiceRef("holdfast-system", "gateway")
-"""Whose endpoints this cluster's gateways are: the one port in their `ports` is what peers dial."""
 
 Items = dict[str, bytes]
 """Item's key -> value, both as they go over the wire."""
@@ -33,15 +30,9 @@ class Local(Protocol):
 
 
 def exported(policies: Iterable[ExportPolicy], service: Service, peer: str) -> bool:
-    """May this peer know this Service?"""
-    meta = service.metadata
-    return any(
-        policy.metadata.namespace == meta.namespace
-        and not {ANY, meta.name}.isdisjoint(policy.spec.services)
-        and not {ANY, peer}.isdisjoint(policy.spec.to)
-        and policy.spec.selector.items() <= meta.labels.items()
-        for policy in policies
-    )
+    """May this peer know this Service? Nobody is told of the one that the gateways themselves are."""
+    told = (policy for policy in policies if not {ANY, peer}.isdisjoint(policy.spec.to))
+    return service.service != GATEWAY and any(policy.covers(service) for policy in told)
 
 
 def select(local: Local, peering: Peering) -> dict[ServiceRef, Items]:
@@ -99,7 +90,7 @@ def _gateways(local: Local, service: Service) -> Iterator[tuple[str, wire.Offere
             wire.OfferedEndpoint(
                 node=spec.node,
                 address=spec.address,
-                port=spec.ports[0] if spec.ports else spec.port,
+                port=spec.port,
                 account=accounts[0],
                 ports=ports,
                 health=_through(_told(spec.health), behind, healthy),

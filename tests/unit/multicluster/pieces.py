@@ -38,7 +38,7 @@ def endpoint(name, service="api", namespace="shop", **spec):
 
 
 def gateway(name, **spec):
-    spec = {"service_account": "gateway", "ports": (15444,), **spec}
+    spec = {"service_account": "gateway", "port": 15444, "ports": (15444,), **spec}
     return endpoint(name, "gateway", "holdfast-system", **spec)
 
 
