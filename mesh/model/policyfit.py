@@ -67,7 +67,7 @@ def _needs(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, frozenset[Prot
     """What the policy says, why some ports cannot have it, and the protocols of those that can."""
     if spec.health_check:
         asks = spec.health_check.type
-        yield "spec.healthCheck", f"no port of it speaks what {asks} asks: nobody is asked", ASKED[asks]
+        yield "spec.healthCheck", f"what {asks} asks is not spoken there: nobody is asked", ASKED[asks]
     keys = spec.load_balancing.hash if spec.load_balancing else ()
     if keys and not any(key.source for key in keys):
         reason = "connections of TCP have only their source in common: each goes anywhere"
