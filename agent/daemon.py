@@ -42,8 +42,8 @@ class StartError(Exception):
     """The agent cannot run here, with what to do about it."""
 
 
-def run(settings: Settings) -> None:
-    """Run the agent until it is told to leave.
+def run(settings: Settings, config: Path) -> None:
+    """Run the agent with these settings of this file, until it is told to leave.
 
     Raises:
         StartError: its directories cannot be used, or another one runs on them.
@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
     """
     obs.setup_logging(settings.log_level)
     with _alone(Path(settings.run_dir)):
-        asyncio.run(_run(settings))
+        asyncio.run(_run(settings, config))
 
 
 @contextlib.contextmanager
@@ -70,9 +70,9 @@ def _alone(run_dir: Path) -> Iterator[None]:
         yield
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, config: Path) -> None:
     agent = Assembly(settings, outside(settings))
-    telling = Telling(agent)
+    telling = Telling(agent, config)
     agent.connect(telling.report, telling.answers())
     servers = [_kept("admin socket", AdminServer(settings.admin_socket, telling.commands()).run, agent)]
     servers += [_beating(agent), telling.minder.run]

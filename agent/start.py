@@ -24,6 +24,6 @@ def start(config: Path) -> None:
     from agent import daemon
 
     try:
-        daemon.run(settings)
+        daemon.run(settings, config.absolute())
     except daemon.StartError as exc:
         sys.exit(f"Error: {exc}")

@@ -12,6 +12,7 @@ from agent import events as ev
 from agent import metrics, status
 from agent.admin import AdminError, Command
 from agent.assembly import Assembly
+from agent.dumping import Dumper
 from agent.envoy.admin import AdminError as EnvoyAdminError
 from agent.explaining import Explainer
 from agent.keeping import Keeping
@@ -19,6 +20,7 @@ from agent.minding import Minder
 from agent.pipeline import Offer
 from agent.planning import Planner
 from agent.scrape import Page
+from agent.settings import DEFAULT_PATH
 from agent.uplink import Answers
 from mesh import pb
 from mesh.model.uplink import Report
@@ -31,11 +33,12 @@ APPLIED_SECONDS = 15.0
 
 
 class Telling:
-    def __init__(self, agent: Assembly) -> None:
+    def __init__(self, agent: Assembly, config: Path = DEFAULT_PATH) -> None:
         self._agent = agent
         self._planner = Planner(self._present, agent.outside.envoy.validate)
         self._explainer = Explainer(self._present)
         self._keeping = Keeping(agent)
+        self._dumper = Dumper(config)
         self.minder = Minder(agent.settings, lambda: agent.outside.envoy.state().pids, agent.report)
 
     def _present(self) -> Offer | None:
@@ -115,6 +118,7 @@ class Telling:
             "status": self._status_text,
             "plan": self._planner.plan,
             "judge": self._planner.judge,
+            "dump": self._dumper.answer,
             "explain-call": self._explainer.call,
             "explain-answer": self._explainer.answer,
             **self._keeping.answers(),

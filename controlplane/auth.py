@@ -143,6 +143,7 @@ MATRIX: dict[tuple[str, str], frozenset[Who]] = {
     ("GET", "/v1/nodes/{node}/drain"): _READ,
     ("POST", "/v1/nodes/{node}/drain"): _WRITE,
     ("POST", "/v1/nodes/{node}/undrain"): _WRITE,
+    ("POST", "/v1/nodes/{node}/dump"): _WRITE,  # more than a viewer sees, and it costs the host some seconds of work
     ("POST", "/v1/sign"): _NODE,
     ("POST", "/v1/register"): _NODE,
     ("GET", "/v1/uplink"): _NODE,

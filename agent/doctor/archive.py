@@ -6,13 +6,13 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from agent.doctor import secrets
 from agent.doctor.parts import Part
 
-TOTAL = 192 * 2**20
-"""Bytes of all parts together, before they are packed."""
+TOTAL_MIB = 192
+"""Of all parts together, before they are packed."""
 
 INDEX = "index.json"
 
@@ -31,6 +31,7 @@ def write(
     known: tuple[str, ...],
     about: dict[str, Any],
     say: Callable[[str], None],
+    total: int = TOTAL_MIB * 2**20,
 ) -> dict[str, Any]:
     """Make the file.
 
@@ -40,6 +41,7 @@ def write(
         known: This host's secrets, by heart.
         about: For the top of the index: `created` (Unix seconds) and `name`, the folder inside, among it.
         say: Is told of each part before it is collected.
+        total: Bytes of all parts, before they are packed.
 
     Returns:
         The index.
@@ -51,8 +53,7 @@ def write(
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar:
-                index = _fill(tar, parts, known, about, say)
+            index = pack(file, parts, known, about, say, total)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -61,15 +62,28 @@ def write(
     return index
 
 
+def pack(
+    file: IO[bytes],
+    parts: Iterable[Part],
+    known: tuple[str, ...],
+    about: dict[str, Any],
+    say: Callable[[str], None],
+    total: int,
+) -> dict[str, Any]:
+    """The same into a file that is open; see `write`."""
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar:
+        return _fill(tar, parts, known, about, say, total)
+
+
 def _fill(
     tar: tarfile.TarFile,
     parts: Iterable[Part],
     known: tuple[str, ...],
     about: dict[str, Any],
     say: Callable[[str], None],
+    room: int,
 ) -> dict[str, Any]:
     entries: list[Entry] = []
-    room = TOTAL
     for part in parts:
         say(part.file)
         raw, entry = collect(part, known, room)

@@ -60,9 +60,14 @@ def debug() -> None:
 
 @debug.command()
 @config_option
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; default: in this folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="The file; '-' is stdout. Default: in this folder.",
+)
+@click.option("--max-mib", type=click.IntRange(1, 192), default=192, show_default=True, help="Of all parts, unpacked.")
 @output_option
-def dump(config: Path, out: Path | None, output: str) -> None:
+def dump(config: Path, out: Path | None, max_mib: int, output: str) -> None:
     r"""Write one tar.gz with all that is known of this host, secrets removed. Works with everything else dead.
 
     In it: doctor's findings, versions, settings, status, certificates without keys, what is compiled, limits, clock,
@@ -73,6 +78,7 @@ def dump(config: Path, out: Path | None, output: str) -> None:
     \b
     Examples:
       sudo holdfast-agent debug dump
+      ssh root@web-1 holdfast-agent debug dump --out - > web-1.tar.gz
       sudo holdfast-agent debug dump --out /root/web-1.tar.gz -o json | jq '.parts[] | select(.state != "ok")'
     """
     from agent.doctor import archive
@@ -83,9 +89,12 @@ def dump(config: Path, out: Path | None, output: str) -> None:
     source, now = Source(config, time.time), time.time()
     name = f"holdfast-{source.node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
     target = out or Path(f"{name}.tar.gz")
-    about = {"name": name, "node": source.node, "created": now}
+    about, total = {"name": name, "node": source.node, "created": now}, max_mib * 2**20
+    if str(target) == "-":
+        archive.pack(sys.stdout.buffer, source.parts(), source.secrets(), about, _collecting, total)
+        return
     try:
-        index = archive.write(target, source.parts(), source.secrets(), about, _collecting)
+        index = archive.write(target, source.parts(), source.secrets(), about, _collecting, total)
     except FileExistsError as exc:
         raise click.ClickException(f"{target} is there already; name another with --out") from exc
     except OSError as exc:

@@ -50,6 +50,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/nodes/{node}/drain", nodes.drained),
     ("POST", "/v1/nodes/{node}/drain", nodes.drain),
     ("POST", "/v1/nodes/{node}/undrain", nodes.undrain),
+    ("POST", "/v1/nodes/{node}/dump", nodes.dump),
     ("GET", "/v1/backup", operators.backup),
     ("POST", "/v1/tokens", operators.create_token),
     ("GET", "/v1/operators", operators.list_operators),

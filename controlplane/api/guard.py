@@ -34,6 +34,7 @@ UNTIMED = (
             "/v1/backup",
             "/v1/plan",
             "/v1/ask",
+            "/v1/nodes/{node}/dump",
             "/v1/apply/checked",
             "/v1/peering/session",
         }

@@ -1,4 +1,4 @@
-"""A host out of service and back: the word is its agent's, which keeps it; here it is passed on and asked for."""
+"""What is ordered or asked of one host: out of service and back, a dump. The agent does it; here it is passed on."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from controlplane.api.answers import ApiError, answer
 from controlplane.api.context import CONTEXT, NOTES
 from controlplane.asking import OFFLINE, Question
 
-EACH_SECONDS, ALL_SECONDS = 10.0, 12.0
+EACH_SECONDS, ALL_MORE_SECONDS = 10.0, 2.0
+DUMP_SECONDS = 55.0
+"""An agent gives up five seconds before."""
 
 
 async def drain(request: web.Request) -> web.Response:
@@ -26,15 +28,22 @@ async def drained(request: web.Request) -> web.Response:
     return answer(await _ask(request, "drained"))
 
 
+async def dump(request: web.Request) -> web.Response:
+    """All that is known of a host, as its agent packs it: a tar.gz, in base64."""
+    node = request.match_info["node"]
+    request[NOTES].update(node=node, order="dump")
+    return answer(await _ask(request, "dump", DUMP_SECONDS))
+
+
 async def _order(request: web.Request, what: str) -> Any:
     request[NOTES].update(node=request.match_info["node"], order=what)
     return await _ask(request, what)
 
 
-async def _ask(request: web.Request, what: str) -> Any:
+async def _ask(request: web.Request, what: str, seconds: float = EACH_SECONDS) -> Any:
     context, node = request.app[CONTEXT], request.match_info["node"]
     heard = await context.asking.everywhere(
-        Question(what=what, each_seconds=EACH_SECONDS, all_seconds=ALL_SECONDS, node=node)
+        Question(what=what, each_seconds=seconds, all_seconds=seconds + ALL_MORE_SECONDS, node=node)
     )
     told = heard.told.get(node)
     if told is None:

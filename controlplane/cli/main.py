@@ -33,6 +33,7 @@ COMMANDS: dict[str, Row] = {
     "node": Row(HERE + "node:node", "Take a host out of service, and put it back."),
     "backup": Row(HERE + "backup:backup", "Save the mesh's state to a file."),
     "restore": Row(HERE + "backup:restore", "Put a saved state back."),
+    "debug": Row(HERE + "debug:debug", "Collect what somebody else needs to see what is wrong."),
     "doctor": Row(HERE + "doctor:doctor", "Find out what is wrong with the way to the mesh, and in it."),
     "demo": Row(HERE + "demo:demo", "Run a whole mesh on this machine, or check one end to end."),
     "version": Row(HERE + "version:version", "Show versions."),

@@ -88,7 +88,8 @@ class Ask(Frozen, frozen=True, kw_only=True):
     id: int
     what: str
     """`config`: the proxy's configuration as Envoy tells it. `plan`: what a change would do to it; `judge`: would Envoy
-    take it? `explain-call`, `explain-answer`: what would become of a call (mesh.model.explained)? `drain`, `undrain`,
+    take it? `explain-call`, `explain-answer`: what would become of a call (mesh.model.explained)? `dump`: all that
+    is known of the host, as `holdfast-agent debug dump` packs it. `drain`, `undrain`,
     `drained`: take the host out of service, put it back, how far is that? An agent answers what it does not know with
     an error."""
     body: str = ""

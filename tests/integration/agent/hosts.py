@@ -33,7 +33,8 @@ def free_port(address: str = "127.0.0.1") -> int:
 class Host:
     """One host: files, an agent that can be started and stopped, an Envoy that outlives it."""
 
-    def __init__(self, home: Path, cp: Cp, node: str, **more: Any) -> None:
+    def __init__(self, home: Path, cp: Cp, node: str, *, config: Path | None = None, **more: Any) -> None:
+        self.config = config or home / "agent.yaml"
         self.home, self.cp, self.node = home, cp, node
         self.services = home / "services.d"
         self.services.mkdir(parents=True)
@@ -88,7 +89,7 @@ class Host:
             version="test",
         )
         agent = self.agent = Assembly(self.settings, outside)
-        self.telling = Telling(agent)
+        self.telling = Telling(agent, self.config)
         agent.connect(self.telling.report, self.telling.answers())
         task = asyncio.create_task(agent.run())
         try:

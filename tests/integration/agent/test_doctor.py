@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import stat
 import tarfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from mesh import codec
 from tests.fakes.tcp import listening
 from tests.integration.agent.hosts import Host
 from tests.support.waiting import aeventually
+from tests.unit.cli.test_commands import Cli
 from tests.unit.controlplane.harness import mesh, namespace, service
 
 pytestmark = pytest.mark.real
@@ -50,15 +52,30 @@ async def dump(config: Path, out: Path) -> dict[str, bytes]:
         CliRunner().invoke, main, ["debug", "dump", "--config", str(config), "--out", str(out)]
     )
     assert said.exit_code == 0, said.output
-    with tarfile.open(out) as tar:
+    return members(out)
+
+
+async def fetch(cp, node: str, config: Path) -> dict[str, bytes]:
+    """As `holdfast debug dump` does, by an operator who may."""
+    cli, out = Cli(cp, config.parent), config.parent / "far.tar.gz"
+    said = await cli("debug", "dump", node, "--out", str(out))
+    assert said.exit_code == 0, said.output
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    nowhere = await cli("debug", "dump", "nobody")
+    assert "there is no node" in nowhere.output
+    return members(out)
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
         return {member.name.partition("/")[2]: tar.extractfile(member).read() for member in tar.getmembers()}
 
 
 def test_a_host_is_examined_and_dumped_alive_and_dead(tmp_path):
     async def scenario() -> None:
         async with asyncio.timeout(120), mesh(tmp_path / "cp") as cp, listening(hangs_up) as port:
-            host = Host(tmp_path / "h", cp, "vm1")
             config = tmp_path / "agent.yaml"
+            host = Host(tmp_path / "h", cp, "vm1", config=config)
             config.write_bytes(codec.encode_struct(host.settings))
             host.define("api", ports=[{"port": port, "protocol": "tcp"}])
             await host.token("shop/api")
@@ -71,6 +88,7 @@ def test_a_host_is_examined_and_dumped_alive_and_dead(tmp_path):
                     async with answering(host):
                         alive = await doctor(config)
                         whole = await dump(config, tmp_path / "alive.tar.gz")
+                        fetched = await fetch(cp, "vm1", config)
                 dead_agent = await doctor(config)
             finally:
                 await host.stop_envoy()
@@ -94,6 +112,9 @@ def test_a_host_is_examined_and_dumped_alive_and_dead(tmp_path):
         assert dead["Envoy"][0][0] == "fault"
         assert dead["control plane"][0][0] == "ok"
 
+        far = {p["file"]: p["state"] for p in json.loads(fetched["index.json"])["parts"]}
+        assert (far["agent/status.json"], far["envoy/config_dump.json"]) == ("ok", "ok")
+
         states = {p["file"]: p["state"] for p in json.loads(whole["index.json"])["parts"]}
         why = {p["file"]: p["reason"] for p in json.loads(whole["index.json"])["parts"]}
         for name in ("agent/status.json", "envoy/config_dump.json", "envoy/stats.txt", "envoy/clusters.txt",
@@ -106,6 +127,8 @@ def test_a_host_is_examined_and_dumped_alive_and_dead(tmp_path):
         assert (late["agent/compiled.json"], late["agent/identity.json"]) == ("ok", "ok")
         for held in (stored.own, *stored.held.values()):
             lines = [line.encode() for line in held.key_pem.splitlines() if not line.startswith("-----")]
-            assert not [name for raw in (whole, rest) for name, text in raw.items() if any(ln in text for ln in lines)]
+            assert not [
+                name for raw in (whole, rest, fetched) for name, text in raw.items() if any(ln in text for ln in lines)
+            ]
 
     asyncio.run(scenario())
