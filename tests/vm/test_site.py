@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +37,8 @@ class Site:
 
     def run(self, script: str, *, timeout: float = 120) -> str:
         state = self.folder / "shell"
+        # What a play says at its most talkative holds no secret either.
+        script = f"export ANSIBLE_VERBOSITY={3 * ('ansible-playbook' in script)}\n{script}"
         whole = f"set -euo pipefail\n{script}\nexport -p >{shlex.quote(str(state))}\n"
         start = f". {shlex.quote(str(state))}\n" if state.exists() else ""
         done = subprocess.run(
@@ -62,7 +63,9 @@ def recap(said: str) -> dict[str, dict[str, int]]:
 def changed_tasks(said: str) -> set[str]:
     """Names of the tasks that changed something, or would."""
     parts = re.split(r"^(?:TASK|RUNNING HANDLER) \[(.*?)\].*$", said, flags=re.MULTILINE)
-    return {name for name, body in zip(parts[1::2], parts[2::2], strict=True) if re.search("^changed:", body, re.M)}
+    return {
+        name for name, body in zip(parts[1::2], parts[2::2], strict=True) if re.search("^changed:", body, re.MULTILINE)
+    }
 
 
 def start(host: Host, name: str, listen: str = "127.0.0.1:8080") -> None:
@@ -74,7 +77,7 @@ def start(host: Host, name: str, listen: str = "127.0.0.1:8080") -> None:
 
 
 @pytest.fixture(scope="module")
-def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     for name in (".venv", "ansible"):
         (folder / name).symlink_to(ROOT / name)
@@ -85,12 +88,11 @@ def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "HOLDFAST_"))},
         "ANSIBLE_SSH_COMMON_ARGS": shlex.join(next(iter(found.values())).ssh_options()),
         "ANSIBLE_HOME": str(folder / "home"),
-        # What the play says at its most talkative holds no secret either.
         "ANSIBLE_LOG_PATH": str(folder / "play.log"),
         "ANSIBLE_GATHERING": "smart",
         "ANSIBLE_NOCOLOR": "1",
     }
-    yield Site(folder, env, hosts=found)
+    return Site(folder, env, hosts=found)
 
 
 def commands(fleet: Fleet) -> list[Block]:
@@ -205,3 +207,27 @@ def test_one_host_more_in_one_play_with_its_port_closed(site: Site, rest: list[B
         assert (answer["host"], f"URI={SPIFFE}/web" in answer["caller"]) == ("api-3", True), answer
 
     web.wait(reached, timeout=60, what="the new host is called")
+
+
+ETCDCTL = (
+    "cd /etc/holdfast/etcd && /opt/holdfast/etcd/current/etcdctl --cacert ca.pem --cert root.pem --key root-key.pem"
+    " --endpoints https://{}:2379 "
+)
+
+
+def test_a_member_of_etcd_that_lost_its_data_is_replaced_when_an_operator_says_so(site: Site, rest: list[Block]):
+    lost, other = site.hosts["cp-3"], site.hosts["cp-1"]
+    lost.run("systemctl stop holdfast-etcd && rm -rf /var/lib/holdfast-etcd/data")
+    with pytest.raises(VmError, match="-e holdfast_etcd_replace=cp-3"):
+        site.play("holdfast.mesh.site", "--tags", "etcd")
+    small = "{holdfast_etcd_defragment_ratio: 1.0, holdfast_etcd_defragment_min_bytes: 0}"
+    site.play("holdfast.mesh.site", "--tags", "etcd", "-e", "holdfast_etcd_replace=cp-3", "-e", small)
+    members = json.loads(other.run(ETCDCTL.format(other.address) + "member list -w json").out)["members"]
+    assert sorted(member["name"] for member in members) == list(PLANES)
+    for host in (lost, other):
+        host.run(ETCDCTL.format(host.address) + "endpoint health")
+    wait_answer(site.hosts["web-1"], "web", "http://api.shop.mesh/", 200, f"URI={SPIFFE}/web")
+    # What the timer starts: one after the other, the one that leads included.
+    for name in PLANES:
+        site.hosts[name].run("systemctl start holdfast-etcd-defragment.service", timeout=120)
+        assert "defragmented: " in site.hosts[name].journal("holdfast-etcd-defragment")
