@@ -125,6 +125,10 @@ def agents(status: Mapping[str, Any], proxies: Mapping[str, Any], now: float) ->
     refused = [f"{i['node']}: {r['object']}" for i in items for r in (i.get("report") or {}).get("rejected") or []]
     if refused:
         checks.append(Check("proxies", "fail", f"refused: {', '.join(refused)}", "`holdfast proxy status` says why"))
+    warned = [f"{i['node']}: {w}" for i in items for w in (i.get("report") or {}).get("warnings") or []]
+    if warned:
+        found = f"{len(warned)} warnings, as {warned[0]}"
+        checks.append(Check("hosts", "warn", found, "`holdfast-agent doctor` on the host; `holdfast status` lists all"))
     if not status.get("leader"):
         checks.append(
             Check("leader", "warn", "none is elected", "an election takes seconds; then look at the nodes' logs")

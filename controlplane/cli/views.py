@@ -55,7 +55,8 @@ def _ports(document: Document) -> str:
 
 
 def _endpoint(document: Document) -> str:
-    return f"{text(spec(document, 'address'))}:{spec(document, 'port') or 15443}"
+    address, port = text(spec(document, "address")), spec(document, "port") or 15443
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _rules(document: Document) -> str:

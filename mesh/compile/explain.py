@@ -215,11 +215,12 @@ def _behind(backend: Backend, world: World) -> Iterator[Reached]:
 
 
 def _reached(backend: Backend, name: str, found: Endpoint) -> Reached:
+    address = found.spec.address
     return Reached(
         service=_called(backend),
         instance=name,
         node=found.spec.node,
-        address=f"{found.spec.address}:{found.spec.port}",
+        address=f"[{address}]:{found.spec.port}" if ":" in address else f"{address}:{found.spec.port}",
         health=found.spec.health,
         service_account=found.spec.service_account,
         locality=found.spec.locality,

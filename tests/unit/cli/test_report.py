@@ -57,6 +57,16 @@ def test_a_healthy_mesh_has_no_troubles():
     assert "proxies        1 serving" in summary(status(proxy()), NOW)
 
 
+def test_what_a_host_warns_of_is_told_everywhere():
+    low = "Envoy may have 1024 files open: raise LimitNOFILE"
+    assert troubles(status(proxy(warnings=[low])), NOW) == [f"warning: web-1: {low}"]
+    assert complaints(proxy(warnings=[low])) == [f"web-1: warning: {low}"]
+    (check,) = [c for c in examine.agents(status(), {"items": [proxy(warnings=[low])]}, NOW) if c.name == "hosts"]
+    assert check.verdict == "warn"
+    assert low in check.found
+    assert "hosts" not in {c.name for c in examine.agents(status(), {"items": [proxy()]}, NOW)}
+
+
 def test_runway_warns_at_half_and_alarms_at_a_quarter():
     assert "warning" in troubles(status(proxy(left=0.8 * DAY)), NOW)[0]
     assert "ALARM" in troubles(status(proxy(left=0.2 * DAY)), NOW)[0]

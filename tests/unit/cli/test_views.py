@@ -97,6 +97,12 @@ def test_a_certificate_that_is_over_says_so():
     assert node_row(PROXY | {"report": REPORT | {"svids": [{"notAfter": SEVEN - 9}]}})["RUNWAY"] == "over"
 
 
+def test_an_endpoint_of_ipv6_can_be_told_from_its_port():
+    document = {"metadata": {"name": "e"}, "spec": {"service": "api", "address": "fd00::1", "port": 15443}}
+    titles, cells = rows("Endpoint", [document], wide=False, now=0)
+    assert dict(zip(titles, cells[0], strict=True))["ADDRESS"] == "[fd00::1]:15443"
+
+
 def test_a_policy_says_who_may_call():
     policy = {
         "metadata": {"name": "p", "namespace": "shop"},
