@@ -1,7 +1,7 @@
 """Facts -> findings. Every judgement of `holdfast-agent doctor` is made here, and nothing else is. Pure."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from agent import limits
 from agent.doctor.facts import Facts, Reached, Unit
@@ -102,8 +102,6 @@ def _reached(what: str, places: tuple[Reached, ...], harm: str) -> Iterator[Find
             yield Finding(what, "ok", f"{place.where} answers")
             continue
         advice = f"is it up, is the address right, does a firewall stand between? {harm}"
-        if "joined under this name" in place.fault:
-            advice = "another host has this one's name: join this one anew, under a name of its own"
         yield Finding(what, "warning" if answered else "fault", f"{place.where}: {place.fault}", advice)
 
 
@@ -144,6 +142,7 @@ def _agent(facts: Facts) -> Iterator[Finding]:
             "Envoy serves what it has" if phase == "stale" else "see the other findings, and `holdfast-agent status`"
         )
         yield Finding("agent", "warning", f"it is {phase}", advice)
+    yield from _connections(facts.agent)
     for problem in facts.agent.get("problems", ()):
         yield Finding("agent", "fault", str(problem), "`holdfast-agent status` and its journal say more")
     for rejected in facts.agent.get("rejected", ()):
@@ -153,6 +152,18 @@ def _agent(facts: Facts) -> Iterator[Finding]:
     if facts.version and running and running != facts.version:
         said = f"{running} runs, {facts.version} is installed"
         yield Finding("agent", "warning", said, "systemctl restart holdfast-agent; Envoy does not notice")
+
+
+def _connections(agent: Mapping[str, Any]) -> Iterator[Finding]:
+    """What it says of its own ones: they show its certificate, which the health page does not ask for."""
+    for what, words in (("controlplane", "control plane"), ("store", "store gate")):
+        said = str(agent.get(what) or "connected")
+        if said == "connected":
+            continue
+        advice = "running traffic goes on; if the address answers here, `journalctl -u holdfast-agent` says more"
+        if "joined under this name" in said:
+            advice = "another host has this one's name: stop that, or join this one anew under a name of its own"
+        yield Finding("agent", "fault", f"it is not connected to a {words}: {said}", advice)
 
 
 def _envoy(facts: Facts) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from agent.hostd.system import listening_ports
 from agent.pipeline import Pipeline
 from agent.settings import Settings, SettingsError, load
 from agent.state import Slots, StoredIdentity, StoredWorld
-from mesh import pb
+from mesh import codec, pb
 
 MIB = 2**20
 LINES = 2000
@@ -274,11 +274,11 @@ def _said(command: tuple[str, ...]) -> bytes:
 def _yaml(path: Path) -> bytes:
     """As a tree without secrets. A file that is no YAML is left out: what is secret in it cannot be told."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = codec.load_yaml(path.read_bytes())
     except OSError as exc:
         raise GatherError(f"{path} cannot be read: {exc.strerror}") from exc
-    except (ValueError, yaml.YAMLError) as exc:
-        raise GatherError(f"{path} is no YAML, so what is secret in it cannot be told: {type(exc).__name__}") from exc
+    except codec.BadDocument as exc:
+        raise GatherError(f"{path} is no YAML, so what is secret in it cannot be told: line {exc.line}") from exc
     return yaml.safe_dump_all([secrets.tree(d) for d in documents], sort_keys=False, allow_unicode=True).encode()
 
 

@@ -17,7 +17,7 @@ GONE = "[removed]"
 
 _NAMES = re.compile(
     r"(pass(word|wd|phrase)|secret|token|credential|api[-_]?key|private[-_]?key|key[-_]?pem|cookie|authorization"
-    r"|session[-_]?(id|key)|x-.*-(auth|key)|hmac|signing[-_]?key|access[-_]?key)[a-z0-9]*$",
+    r"|session[-_]?(id|key)|x-.*-(auth|key)|hmac|ticket[-_]?key|signing[-_]?key|access[-_]?key)[a-z0-9]*$",
     re.IGNORECASE,
 )
 """A name that ends so is of a secret: `clientSecret`, `X-Vault-Token`, `Set-Cookie`."""
@@ -59,10 +59,19 @@ def tree(value: Any) -> Any:
     if isinstance(value, Mapping):
         if any(isinstance(value.get(piece), str) and _is_secret(value[piece]) for piece in _PIECES):
             return {k: v if k in _PIECES else _blank(v) for k, v in value.items()}
-        return {_name(k): _blank(v) if _is_secret(str(k)) else tree(v) for k, v in value.items()}
+        return {
+            _name(k): _blank(v) if _is_secret(str(k)) and not _is_resource(v) else tree(v) for k, v in value.items()
+        }
     if isinstance(value, list | tuple):
         return _arguments(value)
     return text(value) if isinstance(value, str) else value
+
+
+def _is_resource(value: Any) -> bool:
+    """Envoy's Secret has a name and certificates besides, which tell what it is; its key is `private_key`."""
+    return (
+        isinstance(value, Mapping) and str(value.get("@type", "")).endswith(".Secret") and "generic_secret" not in value
+    )
 
 
 def _name(key: Any) -> Any:

@@ -84,6 +84,17 @@ def test_what_is_none_stays(value):
     assert secrets.tree(value) == value
 
 
+def test_of_envoys_secrets_all_but_the_secret_stays():
+    of = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    certificate = {"certificate_chain": {"inline_string": "chain"}, "private_key": {"inline_string": PLANT}}
+    found = secrets.tree({"secret": {"@type": of, "name": "shop/web", "tls_certificate": certificate}})
+    assert found["secret"]["name"] == "shop/web"
+    assert found["secret"]["tls_certificate"]["certificate_chain"] == {"inline_string": "chain"}
+    for kind in ("session_ticket_keys", "generic_secret"):
+        found = secrets.tree({"secret": {"@type": of, "name": "x", kind: {"keys": [{"inline_string": PLANT}]}}})
+        assert PLANT not in json.dumps(found)
+
+
 def test_json_stays_json_and_anything_else_is_text():
     assert json.loads(secrets.document(b'{"password": "x", "a": [1, true, null]}')) == {
         "password": GONE,
