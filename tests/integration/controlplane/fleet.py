@@ -29,8 +29,9 @@ DOMAIN = "mesh.test"
 class Fleet:
     """Control-plane nodes by name. Everything that was started is stopped by close()."""
 
-    def __init__(self, cluster: EtcdCluster, folder: Path, *replicas: str) -> None:
-        self.cluster, self.folder = cluster, folder
+    def __init__(self, cluster: EtcdCluster, folder: Path, *replicas: str, **more: Any) -> None:
+        """`more`: in the settings of each."""
+        self.cluster, self.folder, self._more = cluster, folder, more
         folder.mkdir(parents=True, exist_ok=True)
         seal = folder / "seal.key"
         seal.touch(mode=0o600)
@@ -59,6 +60,7 @@ class Fleet:
                 "key": str(pki / "holdfast-controlplane-key.pem"),
                 "timeoutSeconds": 2.0,
             },
+            **self._more,
         }
         file.write_text(yaml.safe_dump(document))
         self.settings[name] = load(file)
@@ -68,10 +70,9 @@ class Fleet:
     def options(self, **more: Any) -> InitOptions:
         pki = self.cluster.pki
         return InitOptions(
-            trust_domain=DOMAIN,
             etcd_root_cert=str(pki / "root.pem"),
             etcd_root_key=str(pki / "root-key.pem"),
-            **{"liveness_grace": 2.0, **more},
+            **{"trust_domain": DOMAIN, "liveness_grace": 2.0, **more},
         )
 
     async def init(self, **more: Any) -> InitResult:
