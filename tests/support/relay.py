@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from tests.support.waiting import aeventually
+
 CHUNK = 64 * 1024
 
 
@@ -99,3 +101,4 @@ class Relay:
         if self._server:
             self._server.close()
             await self._server.wait_closed()
+        await aeventually(lambda: not self._ends, what="the relay's connections have ended")
