@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from agent import events as ev
-from agent import notify
+from agent import minding, notify
 from agent.admin import AdminServer
 from agent.assembly import Assembly
 from agent.envoy.bootstrap import BootstrapSettings
@@ -135,6 +135,7 @@ def _open_store(gates: Sequence[str], roots: Sequence[str], own: Identity) -> St
 def envoy_settings(settings: Settings) -> EnvoySettings:
     """What Envoy and its launcher are started with."""
     run_dir, envoy, unit = settings.envoy_run_dir, settings.envoy, settings.envoy_is_a_unit
+    enough = minding.wanted(settings)
     logs = (Path(settings.access_log),) if not settings.access_log.startswith("/dev/") else ()
     return EnvoySettings(
         run_dir=run_dir,
@@ -143,8 +144,8 @@ def envoy_settings(settings: Settings) -> EnvoySettings:
             cluster="holdfast",
             xds_socket=str(settings.xds_socket),
             admin_socket=str(run_dir / "envoy.sock"),
-            max_heap_bytes=envoy.max_heap_mib * 2**20,
-            max_downstream_connections=envoy.max_connections,
+            max_heap_bytes=enough.heap,
+            max_downstream_connections=enough.connections,
         ),
         command=_program(envoy.command),
         base_id=envoy.base_id,

@@ -11,6 +11,8 @@ OTHER_FILES = 1024
 """Libraries, listeners, logs, connections of its own; ample."""
 AGENT_FILES = 1024
 AGENT_MEMORY = 128 * 2**20
+HEAP_MIB, HEAP_USUAL_SHARE = 2048, 0.6
+"""Of Envoy, where nothing is set: so much, and of a small host's memory no more than this share."""
 HEAP_SHARE = 0.85
 """Of its memory, at most, is to be Envoy's heap: stacks, code and the buffers of the kernel count, too."""
 
@@ -38,6 +40,11 @@ class Wanted:
     @property
     def files(self) -> int:
         return FILES_A_CONNECTION * self.connections + OTHER_FILES
+
+
+def heap_mib(memory: int | None) -> int:
+    """What Envoy's heap may be with so much memory, where nothing is set."""
+    return HEAP_MIB if memory is None else max(64, min(HEAP_MIB, int(memory * HEAP_USUAL_SHARE) >> 20))
 
 
 def of_envoy(limits: Limits, wanted: Wanted) -> tuple[str, ...]:

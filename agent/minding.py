@@ -16,7 +16,15 @@ LOOK_SECONDS = 10.0
 
 def wanted(settings: Settings) -> limits.Wanted:
     """What Envoy is set to take."""
-    return limits.Wanted(settings.envoy.max_connections, settings.envoy.max_heap_mib * 2**20)
+    return limits.Wanted(settings.envoy.max_connections, _heap_mib(settings) * 2**20)
+
+
+def _heap_mib(settings: Settings) -> int:
+    if settings.envoy.max_heap_mib is not None:
+        return settings.envoy.max_heap_mib
+    # A unit of its own has its own limit, which is not the agent's: the host's is what is known.
+    memory = procfs.memory() if settings.envoy_is_a_unit else procfs.limits_of("self").memory
+    return limits.heap_mib(memory)
 
 
 def look(settings: Settings, envoys: Sequence[int]) -> tuple[str, ...]:

@@ -14,15 +14,20 @@ def limits_of(pid: int | str, *, cgroups: Path = CGROUPS) -> Limits:
     files: int | None = None
     with suppress(OSError, ValueError):
         files = limits.open_files(Path(f"/proc/{pid}/limits").read_text(encoding="utf-8"))
-    memory, where = None, "this host"
-    with suppress(OSError, ValueError):
-        memory = limits.total_memory(Path("/proc/meminfo").read_text(encoding="ascii"))
+    found, where = memory(), "this host"
     with suppress(OSError, ValueError):
         group = limits.cgroup(Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8"))
         for most, path in _memory_of(cgroups, group):
-            if memory is None or most < memory:
-                memory, where = most, f"memory.max of {path}"
-    return Limits(files, memory, where)
+            if found is None or most < found:
+                found, where = most, f"memory.max of {path}"
+    return Limits(files, found, where)
+
+
+def memory() -> int | None:
+    """Bytes of this host; None: not known."""
+    with suppress(OSError, ValueError):
+        return limits.total_memory(Path("/proc/meminfo").read_text(encoding="ascii"))
+    return None
 
 
 def _memory_of(cgroups: Path, group: str) -> list[tuple[int, str]]:

@@ -45,8 +45,9 @@ class EnvoySettings(Frozen, frozen=True, kw_only=True):
     """When an old Envoy ends after a hot restart; more than drainSeconds."""
     max_connections: int = 50_000
     """From callers, at the same time; more are refused. Each takes up to two of Envoy's file descriptors."""
-    max_heap_mib: int = 2048
-    """At 95 % of it Envoy refuses requests. Less than what the host or the unit's MemoryMax lets it have."""
+    max_heap_mib: int | None = None
+    """At 95 % of it Envoy refuses requests. Less than what the host or the unit's MemoryMax lets it have. None: 2048,
+    and on a small host 60 % of its memory."""
 
 
 class Settings(Frozen, frozen=True, kw_only=True):
@@ -173,7 +174,7 @@ def check(settings: Settings) -> tuple[Violation, ...]:
     envoy = settings.envoy
     if envoy.max_connections < 1:
         faults.append(("envoy.maxConnections", "at least one is needed"))
-    if envoy.max_heap_mib < 64:
+    if envoy.max_heap_mib is not None and envoy.max_heap_mib < 64:
         faults.append(("envoy.maxHeapMib", "an Envoy needs 64 MiB at the very least"))
     if envoy.drain_seconds < 0:
         faults.append(("envoy.drainSeconds", "is negative"))

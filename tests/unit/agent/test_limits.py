@@ -37,6 +37,13 @@ def test_too_little_memory_names_who_limits_it_and_what_would_fit():
     assert limits.of_envoy(Limits(memory=1024 << 20), Wanted(1, 870 << 20)) == ()
 
 
+def test_without_a_word_a_small_host_has_a_small_heap():
+    assert [limits.heap_mib(size) for size in (None, 64 << 30, 1 << 30, 1 << 20)] == [2048, 2048, 614, 64]
+    for memory in (1 << 30, 2 << 30, 3 << 30):
+        assert limits.of_envoy(Limits(memory=memory), Wanted(1, limits.heap_mib(memory) << 20)) == ()
+    assert minding.wanted(Settings(node="vm1", address="127.0.0.1")).heap == limits.heap_mib(procfs.memory()) << 20
+
+
 def test_the_agents_own_are_looked_at():
     found = limits.of_agent(Limits(files=256, memory=64 << 20, memory_of="this host"))
     assert [("files" in f, "memory" in f) for f in found] == [(True, False), (False, True)]
