@@ -4,6 +4,7 @@ Whatever the peer does ends its own link only. A lost link removes nothing.
 """
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ PACE = Rate(5_000, 50_000)
 MAX_REFUSED = 20_000
 """Refused items of one session; a peer that offers more of them is not heard for a while."""
 DELETED = ": delete it here as well, or make it anew with a token"
+FIRST_REFRESH = 60.0
+"""Seconds without a session until the peer's bundle is fetched."""
 FAST, SLOW = 15.0, 300.0
 """Longest waits between attempts, seconds: for a peer that is not reached, and for one that says or means no."""
 
@@ -109,10 +112,11 @@ class Import:
         self._was_in_step = False
 
     def _known(self) -> PeerRecord:
-        domain, known = self._peering.spec.trust_domain, self._view.peers.get(self._name)
+        domain, known, now = self._peering.spec.trust_domain, self._view.peers.get(self._name), self._place.wall()
         if known is None or known.state == "deleted" or known.trust_domain != domain:
-            now = self._place.wall()
             return PeerRecord(trust_domain=domain, since=now, lost=now)
+        if known.state == "paused" and not self._peering.spec.paused:
+            return msgspec.structs.replace(known, lost=now)  # nobody tried meanwhile
         return known
 
     @property
@@ -142,6 +146,46 @@ class Import:
                 slow.reset()
             self._tell(outcome.state, outcome.reason)
             await pause((slow if outcome.slow else backoff).next())
+
+    async def refresh(self) -> NoReturn:
+        """Fetch the peer's bundle while no session tells of it, as often as it asks to. Until it is cancelled."""
+        wait, rng = FIRST_REFRESH, self._place.rng
+        while True:
+            await pause(wait * rng.uniform(0.8, 1.2))
+            if self._record.lost == 0 or self._peering.spec.paused:
+                continue
+            try:
+                wait = await self._fetch()
+            except (LinkError, trust.Refused, StoreError) as exc:
+                log.warning("peer's trust bundle cannot be fetched", peer=self._name, error=str(exc))
+                wait = min(2 * wait, float(trust.MAX_REFRESH))
+            except Exception:
+                log.exception("peer's trust bundle cannot be fetched", peer=self._name)
+                wait = float(trust.MAX_REFRESH)
+
+    async def _fetch(self) -> float:
+        """One look at the peer's bundle endpoint; seconds until the next. Any of its nodes will do."""
+        spec, failures = self._peering.spec, list[str]()
+        bundle = self._view.bundle(spec.trust_domain)
+        if bundle is None:
+            raise LinkError("none is known to verify it with")
+        context = self._place.tls(bundle.spec.roots, spec.trust_domain)
+        for address in spec.addresses:
+            try:
+                raw = await link.fetch_bundle(address, context, self._door)
+            except LinkError as exc:
+                failures.append(str(exc))
+                continue
+            if fault := await self._retried(functools.partial(self._trust, raw)):
+                raise trust.Refused(fault)
+            hint = trust.read(raw, spec.trust_domain).refresh_hint
+            return float(min(max(hint, trust.MIN_REFRESH), trust.MAX_REFRESH))
+        raise LinkError("; ".join(failures) or "it has no address")
+
+    @property
+    def _door(self) -> str:
+        """The server name by which the peer knows whose certificate to expect."""
+        return f"{self._place.me.cluster}.peer.holdfast"
 
     async def _round(self) -> Outcome:
         """Try each address once; why none of them keeps a session."""
@@ -177,8 +221,7 @@ class Import:
         bundle = self._view.bundle(other.trust_domain)
         assert bundle is not None
         roots = bundle.spec.roots
-        name = f"{place.me.cluster}.peer.holdfast"
-        async with link.dialled(address, place.tls(roots, other.trust_domain), name) as line:
+        async with link.dialled(address, place.tls(roots, other.trust_domain), self._door) as line:
             self._refused, self._holding = _Refused(), self._held()
             importer = Importer(place.me, other, self._holding.digests())
             await line.send(
@@ -232,6 +275,7 @@ class Import:
             log.warning(
                 "items of a peer are refused", peer=self._name, number=len(rejected), some=self._refused.reasons
             )
+        self._was_in_step |= importer.synced
         if importer.synced and (news or self._record.lost or self._record.replica != line.replica):
             self._in_step(line, importer)
         elif importer.synced:
@@ -242,7 +286,6 @@ class Import:
         self._record = msgspec.structs.replace(
             self._record, replica=line.replica, epoch=importer.epoch, position=importer.position
         )
-        self._was_in_step = True
         self._tell("connected")
         log.info("in step with peer", peer=self._name, replica=line.replica, received=line.received, sent=line.sent)
 
@@ -266,7 +309,7 @@ class Import:
     async def _take(self, offer: Offer) -> dict[str, str]:
         """Write what is to be written; what is refused, and why."""
         rejected: dict[str, str] = {}
-        if offer.bundle and (fault := await self._retried(lambda: self._trust(offer.bundle))):
+        if offer.bundle and (fault := await self._retried(lambda: self._trust(offer.bundle.encode()))):
             rejected["bundle"] = fault
         if offer.addresses and (fault := await self._retried(lambda: self._learn(offer.addresses))):
             rejected["addresses"] = fault
@@ -305,15 +348,13 @@ class Import:
         for part in pack(parts, self._place.limit):
             await self._place.writer.commit(part, author=f"peer:{self._name}", fence=self._place.fence)
 
-    async def _trust(self, document: str) -> str:
+    async def _trust(self, document: bytes) -> str:
         """Keep the bundle that the peer tells of itself; why not, if not."""
         domain, view = self._peering.spec.trust_domain, self._view
         others = {one.spec.trust_domain for one in view.peerings() if one.metadata.name != self._name}
         known = view.bundle(domain)
         try:
-            bundle = trust.accept(
-                known, trust.read(document.encode(), domain), domain, {self._place.me.trust_domain, *others}
-            )
+            bundle = trust.accept(known, trust.read(document, domain), domain, {self._place.me.trust_domain, *others})
         except trust.Refused as exc:
             return str(exc)
         if bundle is not known:

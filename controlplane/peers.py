@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 RECORD_SECONDS = 1.0
 """At most so often what is known of peers is written."""
 SWEEP_SECONDS = 30.0
+TRY_SECONDS = 60.0
+"""At least so long a leader tries by itself to reach a peer before it removes what is left of it."""
 
 
 class Peers:
@@ -56,6 +58,8 @@ class Peers:
         self._wake, self._deposed, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._records: dict[str, PeerRecord] = {}
         """What the links say, newer than what is written."""
+        self._began: dict[str, float] = {}
+        """Peer -> when this leader began to dial it, monotonic."""
         mirror.subscribe(self._notice)
         election.subscribe(self._turned)
 
@@ -94,16 +98,20 @@ class Peers:
             wall=self._wall,
             rng=self._rng,
         )
-        links: dict[str, tuple[Peering, asyncio.Task[None]]] = {}
+        links: dict[str, tuple[Peering, list[asyncio.Task[None]]]] = {}
+        self._began.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write_records(fence))
             while True:
                 self._wake.clear()
                 wanted = {peering.metadata.name: peering for peering in self._view.peerings()}
                 for name in [n for n, (old, _) in links.items() if n not in wanted or not same_link(old, wanted[n])]:
-                    links.pop(name)[1].cancel()
+                    for task in links.pop(name)[1]:
+                        task.cancel()
                 for name in wanted.keys() - links.keys():
-                    links[name] = wanted[name], group.create_task(Import(wanted[name], place).run())
+                    made = Import(wanted[name], place)
+                    links[name] = wanted[name], [group.create_task(made.run()), group.create_task(made.refresh())]
+                    self._began[name] = asyncio.get_running_loop().time()
                 await self._sweep(fence)
                 try:
                     async with asyncio.timeout(SWEEP_SECONDS):
@@ -156,7 +164,10 @@ class Peers:
         record, name = self.record(peering.metadata.name), peering.metadata.name
         if not peering.spec.remove_after or peering.spec.paused or record is None or not record.lost:
             return False
-        return name in self._view.imported and self._wall() - record.lost > seconds(peering.spec.remove_after)
+        now = asyncio.get_running_loop().time()
+        limit, tried = seconds(peering.spec.remove_after), now - self._began.get(name, now)
+        # A peer that we could not see, because we were away ourselves, gets its chance first.
+        return name in self._view.imported and self._wall() - record.lost > limit and tried > min(limit, TRY_SECONDS)
 
     async def _forget(self, name: str, fence: Compare) -> None:
         """A peering that was deleted: its imports, its bundle; and a note, so that the peer can be told so."""

@@ -4,6 +4,7 @@ What a peer sends is bounded before it is read, and no write waits for a peer th
 """
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -230,6 +231,11 @@ async def _fetch(
 
 
 def _reason(exc: BaseException) -> str:
+    """In a few words: the address is told already."""
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is refused: {str(exc.certificate_error)[:200]}"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return os.strerror(exc.os_error.errno) if exc.os_error.errno else str(exc.os_error)[:200]
     return str(exc)[:300] or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
 
 

@@ -135,9 +135,10 @@ class Fleet:
     async def apply(self, name: str, *objects: Any, delete: Any = ()) -> tuple[int, Any]:
         return await self.call(name, "POST", "/v1/apply", {"objects": list(objects), "delete": list(delete)})
 
-    async def join(self, name: str, node: str, address: str, *identities: str) -> "Host":
-        """A host with a certificate of its own."""
-        _, made = await self.call(name, "POST", "/v1/tokens", {"node": node, "identities": list(identities)})
+    async def join(self, name: str, node: str, address: str, *identities: str, **more: Any) -> "Host":
+        """A host with a certificate of its own. `more`: of its token, such as its roles."""
+        wanted = {"node": node, "identities": list(identities), **more}
+        _, made = await self.call(name, "POST", "/v1/tokens", wanted)
         key = ca_keys.new_key()
         body = {"token": made["token"], "node": node, "address": address, "csr": ca_keys.new_csr(key)}
         status, joined = await self.call(name, "POST", "/v1/join", body, token=None)

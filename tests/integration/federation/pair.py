@@ -11,7 +11,7 @@ from tests.integration.controlplane.fleet import Fleet
 from tests.support.relay import Relay
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, service
-from tests.unit.federation.clusters import export, instance
+from tests.unit.federation.clusters import export, gateway_document, instance
 
 
 class Side:
@@ -65,14 +65,17 @@ class Side:
         assert status == 200, told
         assert not told.get("refused"), told
 
+    async def gateway(self, name="gw1", address="10.9.9.9"):
+        host = self.hosts[name] = await self.fleet.join(self.alive(), name, address, roles=["agent", "gateway"])
+        body = {"instances": [gateway_document(name, address)]}
+        status, told = await self.call("POST", "/v1/register", body, node=host)
+        assert (status, told.get("refused")) == (200, None), told
+
     async def offer(self, *names):
         """Services with an instance each on one host, a gateway, and leave for all to know them."""
         names = names or ("api",)
-        port = {"port": 15444, "targetPort": 15444}
-        await self.apply(namespace(), namespace("holdfast-system"), service("gateway", "holdfast-system", ports=[port]))
-        await self.apply(*(service(name) for name in names), export())
-        await self.host("gw1", "10.9.9.9", "holdfast-system/gateway")
-        await self.register("gw1", ("gateway", "holdfast-system", "healthy"))
+        await self.apply(namespace(), *(service(name) for name in names), export())
+        await self.gateway()
         await self.host("i1", "10.0.0.1", *(f"shop/{name}" for name in names[:200]))
         await self.register("i1", *((name, "shop", "healthy") for name in names[:200]))
 

@@ -4,9 +4,12 @@ import contextlib
 import time
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from ca.signer.memory import MemorySigner
 from controlplane.setup import InitOptions, init_store
 from mesh import codec, keys
+from mesh.model import GatewaySpec, gateway_instance
 from mesh.store.memory import MemoryStore
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, replica, service, settings_for
@@ -81,18 +84,22 @@ def instance(node, address, name, ns, health):
             "service": name,
             "serviceAccount": name,
             "address": address,
-            "ports": [{"port": 15444 if name == "gateway" else 8080}],
+            "ports": [{"port": 8080}],
             "health": health,
         },
     }
 
 
+def gateway_document(node, address, health="healthy"):
+    """As the host's agent registers it."""
+    return msgspec.to_builtins(gateway_instance(node, address, GatewaySpec(), health))
+
+
 async def gateway(cp, node="gw1", address="10.9.9.9", health="healthy"):
-    port = {"port": 15444, "targetPort": 15444}
-    system = "holdfast-system"
-    status, done = await cp.apply(namespace(system), service("gateway", system, ports=[port]))
-    assert status == 200, done
-    await register(cp, node, ("gateway", system, health), address=address)
+    await cp.add_node(node, address=address, roles=("agent", "gateway"))
+    body = {"instances": [gateway_document(node, address, health)]}
+    status, told = await cp.call("POST", "/v1/register", body, tls=cp.node_tls(node))
+    assert (status, told.get("refused")) == (200, None), told
 
 
 async def imported(cp, peer):

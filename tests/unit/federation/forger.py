@@ -39,7 +39,9 @@ class Forger:
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self.script = None
-        self.dialled = 0
+        self.document = b""
+        """What the bundle endpoint says; text: where it sends readers to."""
+        self.dialled = self.fetched = 0
 
     def file(self, identity, authority=None):
         """A key and a chain for any SPIFFE id at all, signed by this forger."""
@@ -75,7 +77,14 @@ class Forger:
                 await self.script(Line(ws), hello)
             return ws
 
+        async def bundle(_):
+            self.fetched += 1
+            if isinstance(self.document, str):
+                raise web.HTTPFound(self.document)
+            return web.Response(body=self.document)
+
         app = web.Application()
+        app.router.add_get("/v1/trust-bundle", bundle)
         app.router.add_get("/v1/peering/session", session)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()

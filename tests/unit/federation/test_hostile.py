@@ -7,6 +7,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from controlplane import importing
 from mesh import keys
 from multicluster import trust, wire
 from tests.support.waiting import aeventually
@@ -174,8 +175,9 @@ def test_replays_and_garbage_end_the_link_and_leave_what_is_held(tmp_path, secon
         await line.hear()
 
     async def check(west, east):
+        await holds(west, "east", "services/shop/api")
         await said(west, "east", word)
-        assert set(await imported(west, "east")) == {"services/shop/api"}
+        await holds(west, "east", "services/shop/api")
 
     hostile(tmp_path, script, check)
 
@@ -209,6 +211,37 @@ def test_a_bundle_that_may_not_be_is_refused_and_the_link_goes_on(tmp_path, docu
         assert west.context.mirror.view.bundle("west.test") == own
 
     hostile(tmp_path, script, check)
+
+
+@pytest.mark.parametrize(
+    ("document", "kept"),
+    [
+        (lambda east: trust.document(6, [*east.authority.roots, root("east.test")]), 6),
+        (lambda east: trust.document(4, east.authority.roots), 5),
+        (lambda east: trust.document(9, [root("west.test")]), 5),
+        (lambda east: east.url + "/elsewhere", 5),
+    ],
+)
+def test_without_a_session_the_bundle_endpoint_is_read_with_the_same_rules(tmp_path, monkeypatch, document, kept):
+    monkeypatch.setattr(importing, "FIRST_REFRESH", 0.2)
+    asked = []
+
+    async def script(east, line, hello):
+        asked.append(hello)  # and not a word
+
+    async def run():
+        async with cluster(tmp_path, "west") as west, forger(tmp_path, west) as east:
+            east.script, east.document = (lambda line, hello: script(east, line, hello)), document(east)
+            view = west.context.mirror.view
+            async with east.serving():
+                if kept != 5:
+                    await aeventually(lambda: view.bundle("east.test").spec.sequence == kept, timeout=20)
+                else:
+                    await aeventually(lambda: east.fetched >= 2, timeout=20)
+                    assert view.bundle("east.test").spec.sequence == kept
+                assert view.bundle("west.test").spec.sequence == 1
+
+    asyncio.run(run())
 
 
 def test_addresses_that_are_none_are_refused(tmp_path):

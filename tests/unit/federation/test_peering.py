@@ -3,8 +3,12 @@
 import asyncio
 import time
 
+import msgspec
+
 from controlplane.cli.errors import Exit
-from mesh import keys
+from mesh import codec, keys
+from mesh.model import Ref
+from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
 from tests.unit.cli.test_commands import Cli
 from tests.unit.federation.clusters import (
@@ -122,5 +126,79 @@ def test_the_commands_make_show_pause_and_delete_a_peering(tmp_path):
             bad = await here("peering", "accept", "-", stdin="hfp1.nonsense")
             assert bad.exit_code == Exit.REFUSED
             assert "cut or altered" in bad.stderr
+
+    asyncio.run(run())
+
+
+def test_addresses_that_all_changed_are_learned_from_the_peers_own_call(tmp_path):
+    """east moves while west cannot reach it: west hears of it when east dials."""
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await peered(east, west)
+            await holds(west, "east", *API)
+            held = west.context.mirror.view.objects[Ref("Peering", "", "east")]
+            spec = msgspec.structs.replace(held.object.spec, addresses=("https://127.0.0.1:1",))
+            moved = msgspec.structs.replace(held.object, spec=spec)
+            await west.store.txn((), (Put(keys.key_for(moved.ref), codec.encode(moved)),))
+            for session in list(east.context.exporting.sessions):
+                await session.link.close()
+            for session in list(west.context.exporting.sessions):
+                await session.link.close()
+            await aeventually(
+                lambda: west.context.mirror.view.peering("east").spec.addresses == (east.url,), timeout=20
+            )
+            await connected(west, "east")
+
+    asyncio.run(run())
+
+
+def test_a_long_pause_is_no_loss(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await peered(east, west)
+            await holds(west, "east", *API)
+            view = west.context.mirror.view
+
+            async def change(**spec):
+                held = view.peering("east")
+                document = codec.to_document(held)
+                document["spec"] |= spec
+                status, told = await west.call("PUT", "/v1/objects/peerings/east", document)
+                assert status == 200, told
+
+            await change(paused=True, removeAfter="1h")
+            await aeventually(lambda: view.peers["east"].state == "paused")
+            long_ago = msgspec.structs.replace(view.peers["east"], lost=1.0)
+            await west.store.txn((), (Put(keys.PEERS + "east", codec.encode_struct(long_ago)),))
+            await aeventually(lambda: view.peers["east"].lost == 1.0)
+            await change(paused=False)
+            await connected(west, "east")
+            await holds(west, "east", *API)
+
+    asyncio.run(run())
+
+
+def test_status_and_metrics_tell_of_peers(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await peered(east, west)
+            await connected(west, "east")
+            _, told = await west.call("GET", "/v1/status")
+            (peer,) = told["peers"]
+            assert (peer["name"], peer["state"], peer["imported"], peer["lostSeconds"]) == ("east", "connected", 1, 0)
+            (tmp_path / "w").mkdir()
+            shown = await Cli(west, tmp_path / "w")("status")
+            assert "peers          1 connected; 1 services imported" in shown.stdout
+            async with west.request("GET", "/metrics", token=west.admin) as answer:
+                page = await answer.text()
+            assert 'holdfast_controlplane_peer_connected{peer="east"} 1.0' in page
+            assert 'holdfast_controlplane_peer_imported{peer="east",what="services"} 1.0' in page
+            assert 'holdfast_controlplane_peer_offer_seconds_count{peer="east"}' in page
+            _, told = await east.call("GET", "/v1/peerings")
+            assert told["items"][0]["exported"] == 1
 
     asyncio.run(run())
