@@ -116,7 +116,7 @@ def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
 
 
 def _routes(upstream: Outbound) -> Iterator[pb.Route]:
-    tries = trying.tries(upstream.handling, spans=upstream.spans)
+    tries = trying.tries(upstream.handling, upstream.protocol, spans=upstream.spans)
     if upstream.entries is not None:
         yield from routes.routes(
             upstream.entries,

@@ -7,6 +7,7 @@ or a gRPC status that was named, since gRPC has no such methods and a status is 
 from mesh import pb
 from mesh.compile import http
 from mesh.compile.view import Handling
+from mesh.model import Protocol
 from mesh.model.duration import seconds
 from mesh.model.trafficpolicy import Retries
 
@@ -23,10 +24,13 @@ _RETRIES = 2
 """Each at a host that was not tried yet: two may be dead at once before anybody says so."""
 
 
-def tries(handling: Handling, *, spans: bool = False) -> http.Tries:
+def tries(handling: Handling, protocol: Protocol | None, *, spans: bool = False) -> http.Tries:
     """`spans`: what is called is in several clusters."""
     retries = handling.retries or Retries(attempts=_RETRIES)
     grpc = tuple(sorted(_GRPC.intersection(retries.retry_on)))
+    if protocol == "grpc" and "unavailable" in grpc:
+        # To a gRPC caller, a connection that broke before the answer is this very status; only nobody sent it.
+        grpc += ("reset",)
     idempotent = tuple(dict.fromkeys((*IDEMPOTENT, *sorted(retries.retry_on))))
     return http.Tries(
         idempotent=_policy(retries, idempotent, retries.statuses, spans=spans),

@@ -7,8 +7,10 @@ import yaml
 from mesh import codec, pb
 from mesh.compile import project
 from mesh.compile.compiler import compile as compile_anew
-from mesh.compile.view import Frame
+from mesh.compile.tries import tries
+from mesh.compile.view import Frame, Handling
 from mesh.model import LocalPort, Object, Ref, Upstream, World
+from mesh.model.trafficpolicy import Retries
 from tests.support.meshes import bundle, config, definition, local, service, world
 
 FAKE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -165,3 +167,12 @@ def test_matches_times_faults_are_bounded():
     found = project(a_world(policy, *routes), HOST).frame
     assert "320 matches of routes and 16 faults" in found.outbound[0].fault
     assert any("320 matches" in problem.reason for problem in found.problems)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http2"])
+def test_a_broken_connection_is_unavailable_to_a_grpc_caller_alone(protocol: str):
+    """A POST over plain HTTP that was seen is never repeated, whatever a policy names."""
+    retries = Retries(attempts=1, retry_on=("unavailable",))
+    found = tries(Handling(retries=retries), protocol)
+    assert ("reset" in found.other.retry_on.split(",")) == (protocol == "grpc")
+    assert "reset" not in tries(Handling(), protocol).other.retry_on.split(",")
