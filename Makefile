@@ -2,6 +2,7 @@
 #
 #   make demo            a whole mesh on this machine, until Ctrl-C
 #   make demo CHECK=1    the demo's scenario, step by step, with figures; JSON=1 prints them as JSON
+#   make demo CLUSTERS=2 so many clusters, peered; with CHECK=1 the scenario over them
 #   make test            all tests, those with real servers too; TESTS=tests/unit for a part
 #   make test-vm         tests on hosts that boot a real Debian; VM=short leaves the long ones out
 #   make lint            ruff, mypy, import contracts
@@ -22,7 +23,7 @@ help:
 
 demo:
 	@.ci/venv demo
-	@$(BIN)/holdfast demo $(if $(CHECK),--check) $(if $(JSON),--json)
+	@$(BIN)/holdfast demo $(if $(CLUSTERS),--clusters $(CLUSTERS)) $(if $(CHECK),--check) $(if $(JSON),--json)
 
 test: servers
 	@.ci/test $(PYTEST_ARGS) $(TESTS)

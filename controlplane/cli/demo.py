@@ -29,22 +29,36 @@ TAIL_LINES = 15
     show_default=True,
     help="Seconds until a silent host is lost.",
 )
-def demo(check: bool, as_json: bool, keep: str, grace: float) -> None:
+@click.option(
+    "--clusters",
+    type=click.IntRange(min=1, max=4),
+    default=1,
+    show_default=True,
+    help="So many meshes, each whole by itself, and peered.",
+)
+def demo(check: bool, as_json: bool, keep: str, grace: float, clusters: int) -> None:
     r"""Run a whole mesh on this machine: etcd, OpenBao, two control-plane nodes with gates, five hosts.
 
-    All of it listens on loopback only. Nothing is left behind, but the directory of --keep.
+    All of it listens on loopback only. Nothing is left behind, but the directory of --keep. With --clusters, each of
+    them has an etcd, an OpenBao, a control-plane node, two east-west gateways and four hosts of its own.
 
     \b
     Examples:
       holdfast demo
       holdfast demo --check
+      holdfast demo --clusters 2 --check
       holdfast demo --check --json | jq '.steps[] | {number, ok, figures}'
       holdfast demo --keep /tmp/mesh
     """
     if as_json and not check:
         raise click.UsageError("--json goes with --check")
     with folder(keep) as place:
-        work = _check(place, grace, as_json=as_json) if check else _stay(place, grace)
+        if check and clusters > 1:
+            work = _check_clusters(place, grace, clusters, as_json=as_json)
+        elif clusters > 1:
+            work = _stay_clusters(place, grace, clusters)
+        else:
+            work = _check(place, grace, as_json=as_json) if check else _stay(place, grace)
         try:
             code = asyncio.run(_until_stopped(work))
         except Exception as exc:
@@ -96,10 +110,8 @@ async def _stay(place: Path, grace: float) -> int:
 
 async def _check(place: Path, grace: float, *, as_json: bool) -> int:
     from controlplane.cli.client import Api
-    from controlplane.cli.output import emit
     from controlplane.demo.check.context import Context
     from controlplane.demo.check.runner import run
-    from controlplane.demo.check.show import show
     from controlplane.demo.check.step5 import SHORT_TTL
     from controlplane.demo.check.steps import STEPS
     from controlplane.demo.guide import write_env
@@ -114,7 +126,51 @@ async def _check(place: Path, grace: float, *, as_json: bool) -> int:
                 report = await run(STEPS, Context(mesh, api, store), mesh.facts())
         finally:
             await store.close()
-    report = msgspec.structs.replace(report, facts=report.facts | {"processes that had to be killed": mesh.stubborn})
+    return _told(report, mesh.stubborn, as_json=as_json)
+
+
+async def _stay_clusters(place: Path, grace: float, count: int) -> int:
+    from controlplane.demo.check.clusters import peered
+    from controlplane.demo.check.clusters.context import scene
+    from controlplane.demo.check.result import Findings
+    from controlplane.demo.clusters import Clusters
+    from controlplane.demo.guide import of_clusters, write_env
+    from controlplane.demo.progress import progress
+
+    async with Clusters(place, progress(), count, grace=grace) as clusters, scene(clusters) as context:
+        for mesh in clusters.meshes.values():
+            write_env(mesh)
+        with clusters.progress.stage(peered.TITLE):
+            await peered.run(context, Findings())
+        click.echo(of_clusters(clusters))
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            click.echo("", err=True)
+    return int(Exit.OK)
+
+
+async def _check_clusters(place: Path, grace: float, count: int, *, as_json: bool) -> int:
+    from controlplane.demo.check.clusters.context import scene
+    from controlplane.demo.check.clusters.steps import STEPS
+    from controlplane.demo.check.runner import run
+    from controlplane.demo.clusters import Clusters
+    from controlplane.demo.guide import write_env
+    from controlplane.demo.progress import progress
+
+    async with Clusters(place, progress(), count, grace=grace) as clusters, scene(clusters) as context:
+        for mesh in clusters.meshes.values():
+            write_env(mesh)
+        report = await run(STEPS, context, clusters.facts())
+    return _told(report, clusters.stubborn, as_json=as_json)
+
+
+def _told(report: Any, stubborn: int, *, as_json: bool) -> int:
+    """Print what a scenario found."""
+    from controlplane.cli.output import emit
+    from controlplane.demo.check.show import show
+
+    report = msgspec.structs.replace(report, facts=report.facts | {"processes that had to be killed": stubborn})
     if as_json:
         emit(report, "json")
     else:

@@ -3,6 +3,9 @@
 api   answers every GET with its own name and the identity that its proxy saw; its health can be switched off
 web   fetches from api and asks db, through plain ports on its own host
 db    a TCP server: one line in, one line out
+idle  a caller that calls nobody by itself: only its health can be asked
+
+With --grpc, api answers the same there as gRPC: over HTTP/2, without TLS.
 
 python -m controlplane.demo.apps api --name api-1 --listen 127.0.0.12:8080
 """
@@ -10,13 +13,15 @@ python -m controlplane.demo.apps api --name api-1 --listen 127.0.0.12:8080
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
 
+GRPC_SERVICE, GRPC_METHOD = "holdfast.demo.Api", "Say"
 XFCC = "x-forwarded-client-cert"
 MAX_LINE_BYTES = 64 * 1024
 UPSTREAM_SECONDS = 10.0
@@ -63,6 +68,31 @@ def api_app(name: str) -> web.Application:
     app.router.add_post("/control/health", switch)
     app.router.add_get("/{path:.*}", answer)
     return app
+
+
+def idle_app() -> web.Application:
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    return app
+
+
+async def start_grpc(name: str, listen: Place) -> Any:
+    """A gRPC server whose one method takes any bytes and answers as the HTTP one does."""
+    import grpc
+
+    async def answer(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        headers = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        return json.dumps({"instance": name, **seen_identity(headers.get(XFCC, ""))}).encode()
+
+    server = grpc.aio.server()
+    method: Any = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(GRPC_SERVICE, {GRPC_METHOD: method}),))
+    server.add_insecure_port(f"{listen.host}:{listen.port}")
+    await server.start()
+    return server
 
 
 def web_app(name: str, api: Place, db: Place) -> web.Application:
@@ -139,6 +169,15 @@ async def serve_http(app: web.Application, listen: Place) -> None:
         await runner.cleanup()
 
 
+async def serve_api(name: str, listen: Place, grpc: Place | None) -> None:
+    server = await start_grpc(name, grpc) if grpc else None
+    try:
+        await serve_http(api_app(name), listen)
+    finally:
+        if server:
+            await server.stop(2)
+
+
 async def until_told_to_stop() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,15 +187,18 @@ async def until_told_to_stop() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The demo's own services.")
-    parser.add_argument("service", choices=["api", "web", "db"])
+    parser.add_argument("service", choices=["api", "web", "db", "idle"])
     parser.add_argument("--name", required=True)
     parser.add_argument("--listen", type=place, required=True)
+    parser.add_argument("--grpc", type=place, help="where api answers as gRPC, too")
     parser.add_argument("--api", type=place, help="where web finds api")
     parser.add_argument("--db", type=place, help="where web finds db")
     said = parser.parse_args()
     match said.service:
         case "api":
-            asyncio.run(serve_http(api_app(said.name), said.listen))
+            asyncio.run(serve_api(said.name, said.listen, said.grpc))
+        case "idle":
+            asyncio.run(serve_http(idle_app(), said.listen))
         case "web":
             if not said.api or not said.db:
                 parser.error("web needs --api and --db")

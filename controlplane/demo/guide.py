@@ -1,7 +1,9 @@
 """What a newcomer is told once the demo is up: where everything is, and what to try."""
 
+from controlplane.demo import sites
 from controlplane.demo import topology as top
-from controlplane.demo.mesh import Mesh
+from controlplane.demo.clusters import Clusters
+from controlplane.demo.mesh import Mesh, counted
 
 ENV_FILE = "env.sh"
 
@@ -22,7 +24,9 @@ def write_env(mesh: Mesh) -> None:
 
 def where(mesh: Mesh) -> list[tuple[str, str, str]]:
     """Part, address, files."""
-    shown = [("etcd, three members", " ".join(mesh.etcd.endpoints), str(mesh.folder / "etcd"))]
+    shown = [
+        (f"etcd, {counted(mesh.plan.etcd_members, 'member')}", " ".join(mesh.etcd.endpoints), str(mesh.folder / "etcd"))
+    ]
     shown.append(("OpenBao", mesh.bao.address, str(mesh.folder / "bao")))
     for plane in mesh.topology.planes:
         shown.append((f"control plane {plane.name}", plane.url, str(mesh.folder / plane.name)))
@@ -30,6 +34,9 @@ def where(mesh: Mesh) -> list[tuple[str, str, str]]:
     for host in mesh.topology.hosts:
         place = f"{host.address}:{top.MTLS_PORT} (mTLS), {host.address}:{host.port} (application)"
         shown.append((f"host {host.name}", place, str(mesh.hosts[host.name].home)))
+    for gateway in mesh.topology.gateways:
+        place = f"{gateway.address}:{top.GATEWAY_PORT} (other clusters)"
+        shown.append((f"gateway {gateway.name}", place, str(mesh.gateways[gateway.name].home)))
     return shown
 
 
@@ -59,6 +66,30 @@ def text(mesh: Mesh) -> str:
     lines += [f"  {part:<22} {place:<54} {files}" for part, place, files in where(mesh)]
     lines += ["", "Try, in another terminal:", ""]
     for what, command in tries(mesh):
+        lines += [f"  # {what}", f"  {command}", ""]
+    lines.append("Ctrl-C stops all of it.")
+    return "\n".join(lines)
+
+
+def of_clusters(clusters: Clusters) -> str:
+    """The same of several clusters."""
+    lines = ["", f"{len(clusters.names)} clusters are up and peered."]
+    for name, mesh in clusters.meshes.items():
+        lines += ["", f"{name}:"]
+        lines += [f"  {part:<22} {place:<54} {files}" for part, place, files in where(mesh)]
+    here, there = clusters.names[:2]
+    first = clusters[here]
+    web, batch = (first.topology.host(name).address for name in ("web-1", "batch-1"))
+    only = sites.to_one(clusters.names, there)
+    tries = (
+        (f"talk to {here}", f"source {first.folder / ENV_FILE}"),
+        ("its peers, and what they told", "holdfast peering list; holdfast get importedservices"),
+        ("web asks api, wherever it is", f"curl -s http://{web}:{sites.to_all('http')}/hello"),
+        (f"web asks api in {there}; api names the caller it saw", f"curl -s http://{web}:{only}/hello"),
+        ("batch may not", f"curl -si http://{batch}:{only}/hello"),
+    )
+    lines += ["", "Try, in another terminal:", ""]
+    for what, command in tries:
         lines += [f"  # {what}", f"  {command}", ""]
     lines.append("Ctrl-C stops all of it.")
     return "\n".join(lines)

@@ -39,7 +39,10 @@ def program(name: str) -> str:
 
 
 class Machine:
-    """Its processes can be started, stopped gracefully, and killed as a power cut would."""
+    """Its processes can be started, stopped gracefully, and killed as a power cut would.
+
+    `scope`: its cluster; hosts of two clusters may have one name.
+    """
 
     def __init__(
         self,
@@ -47,13 +50,14 @@ class Machine:
         home: Path,
         mark: str,
         *,
+        scope: str,
         settings: dict[str, Any],
         definition: dict[str, Any] | None = None,
         application: Sequence[str] = (),
     ) -> None:
         self.name, self.home, self.settings = name, home, settings
         self._definition = definition
-        self._mark = f"{mark}/{name}"
+        self._mark = f"{mark}/{scope}/{name}"
         env = {HOST_MARK: self._mark, MARK: mark}
         self.agent = Process(
             f"agent of {name}",

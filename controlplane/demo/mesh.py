@@ -5,12 +5,10 @@ etcd and OpenBao -> init -> control-plane nodes -> their gates -> objects -> hos
 
 import asyncio
 import base64
-import os
 import secrets
 import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +25,7 @@ from controlplane.demo.machine import MAX_SOCKET_PATH, Machine, program
 from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
 from controlplane.demo.process import Process, ProcessError, taken
 from controlplane.demo.progress import Progress
-from controlplane.demo.reaper import MARK, end_all
+from controlplane.demo.reaper import Reaper
 
 READY_SECONDS = 90.0
 INIT_SECONDS = 60.0
@@ -41,26 +39,44 @@ class DemoError(Exception):
 class Mesh:
     """`async with Mesh(folder, progress) as mesh`: up inside, gone afterwards."""
 
-    def __init__(self, folder: Path, progress: Progress, *, grace: float = 15.0, workload_ttl: int = 0) -> None:
-        """Choose addresses; `workload_ttl` in seconds, 0 for the mesh's default."""
+    def __init__(
+        self,
+        folder: Path,
+        progress: Progress,
+        *,
+        grace: float = 15.0,
+        workload_ttl: int = 0,
+        plan: top.Plan | None = None,
+        reaper: Reaper | None = None,
+    ) -> None:
+        """`workload_ttl` in seconds, 0: the default. No plan: the demo of one cluster. A reaper is its owner's."""
         longest = folder / "hosts" / "gate-1" / "run" / "xds" / "ads.sock"
         if len(str(longest).encode()) > MAX_SOCKET_PATH:
             raise DemoError(f"{folder} is too long a path: unix sockets under it would have more than 107 bytes")
         self.folder, self.progress, self.grace = folder, progress, grace
         self._workload_ttl = workload_ttl
-        self.mark = secrets.token_hex(8)
-        self.topology = free_topology()
+        self._owned = reaper is None
+        self._reaper = reaper or Reaper()
+        self.plan = plan or free_plan()
         self._binaries: EtcdBinaries | None = None
         self._etcd: EtcdCluster | None = None
         self._bao: Bao | None = None
         self.planes: list[PlaneNode] = []
         self.gates: dict[str, Machine] = {}
         self.hosts: dict[str, Machine] = {}
-        self._reaper: subprocess.Popen[bytes] | None = None
+        self.gateways: dict[str, Machine] = {}
         self.stubborn = 0
         """Processes that had to be killed at the end."""
 
     # -- what others need to know
+
+    @property
+    def topology(self) -> top.Topology:
+        return self.plan.topology
+
+    @property
+    def mark(self) -> str:
+        return self._reaper.mark
 
     @property
     def etcd(self) -> EtcdCluster:
@@ -96,7 +112,7 @@ class Mesh:
 
     @property
     def machines(self) -> list[Machine]:
-        return [*self.gates.values(), *self.hosts.values()]
+        return [*self.gates.values(), *self.hosts.values(), *self.gateways.values()]
 
     def host(self, name: str) -> Machine:
         return self.hosts[name]
@@ -120,7 +136,7 @@ class Mesh:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await self.start()
         except BaseException:
             await self.stop()
             raise
@@ -132,38 +148,33 @@ class Mesh:
         with self.progress.stage("stop"):
             await self.stop()
 
-    async def _start(self) -> None:
-        os.environ[MARK] = self.mark
-        # If we are killed, the reaper's stdin ends, and it ends everything that carries the mark.
-        environment = {k: v for k, v in os.environ.items() if k != MARK}
-        self._reaper = subprocess.Popen(  # noqa: ASYNC220 - it only forks; nothing is waited for
-            [sys.executable, "-m", "controlplane.demo.reaper", self.mark],
-            stdin=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+    async def start(self) -> None:
+        if self._owned:
+            self._reaper.start()
         stage = self.progress.stage
         with stage("find the servers (the first time, etcd is built, which takes minutes)"):
             await asyncio.to_thread(self._find)
-        with stage("etcd, three members, and OpenBao"):
+        with stage(f"etcd, {counted(self.plan.etcd_members, 'member')}, and OpenBao"):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start_etcd())
                 group.create_task(asyncio.to_thread(self._start_bao))
         with stage("init: users, epoch, trust, first administrator"):
             await asyncio.to_thread(self._init)
-        with stage("control plane, two nodes"):
+        with stage(f"control plane, {counted(len(self.planes), 'node')}"):
             for node in self.planes:
                 node.start()
             for node in self.planes:
                 await asyncio.to_thread(node.wait)
             await self.until(self._controlplane_ready, "the control plane is ready")
         async with Api(self.connection) as api:
-            with stage("store gates, two"):
+            with stage(counted(len(self.planes), "store gate")):
                 await self._start_gates(api)
             with stage("namespace, services and policies"):
                 await self._apply(api)
-            with stage("hosts, five, join with one-time tokens"):
+            joining = len(self.topology.hosts) + len(self.topology.gateways)
+            with stage(f"{counted(joining, 'host')}, with one-time tokens"):
                 await self._start_hosts(api)
+                await self._start_gateways(api)
             with stage("proxies apply, instances become healthy"):
                 await self.until(lambda: self.settled(api), "every proxy serves and every instance is healthy")
 
@@ -179,12 +190,8 @@ class Mesh:
             await asyncio.to_thread(self._bao.stop)
         if self._etcd:
             await asyncio.to_thread(self._etcd.close)
-        self.stubborn = len(await asyncio.to_thread(end_all, self.mark))
-        if self._reaper and self._reaper.stdin:
-            self._reaper.stdin.close()
-            await asyncio.to_thread(self._reaper.wait)
-            self._reaper = None
-        os.environ.pop(MARK, None)
+        if self._owned:
+            self.stubborn = await asyncio.to_thread(self._reaper.end)
 
     async def until(self, condition: Callable[[], Awaitable[str]], what: str, seconds: float = READY_SECONDS) -> None:
         """Return once the condition has nothing to object; raise DemoError with its last objection after the time."""
@@ -209,7 +216,8 @@ class Mesh:
         self.envoy = find_envoy()
         self._bao = Bao(self.folder / "bao")
         self._binaries = find_etcd(self.progress.note)
-        self._etcd = EtcdCluster(self.folder / "etcd", binaries=self._binaries)
+        members = self.plan.etcd_members
+        self._etcd = EtcdCluster(self.folder / "etcd", members=members, binaries=self._binaries)
 
     async def _start_etcd(self) -> None:
         self.etcd.launch()
@@ -217,7 +225,7 @@ class Mesh:
 
     def _start_bao(self) -> None:
         self.bao.start()
-        self.bao.set_up(top.TRUST_DOMAIN)
+        self.bao.set_up(self.plan.trust_domain)
 
     def _init(self) -> None:
         seal_key = self.folder / "seal.key"
@@ -239,8 +247,8 @@ class Mesh:
         command = [
             program("holdfast"), "init", "mesh",
             "--config", str(self.planes[0].config),
-            "--trust-domain", top.TRUST_DOMAIN,
-            "--cluster", top.CLUSTER,
+            "--trust-domain", self.plan.trust_domain,
+            "--cluster", self.plan.cluster,
             "--etcd-root-cert", str(self.etcd.pki / "root.pem"),
             "--etcd-root-key", str(self.etcd.pki / "root-key.pem"),
             "--token-file", str(self.token_file),
@@ -267,7 +275,7 @@ class Mesh:
             home = self.folder / "hosts" / plane.gate
             settings = top.agent_settings(plane.gate, plane.address, str(home), self.topology, str(self.envoy))
             settings["gate"] = gate_settings(plane, etcd=self.etcd.endpoints, pki=self.etcd.pki)
-            machine = Machine(plane.gate, home, self.mark, settings=settings)
+            machine = Machine(plane.gate, home, self.mark, scope=self.plan.cluster, settings=settings)
             self.gates[plane.gate] = machine
             machine.write(await self._token(api, plane.gate, [], ["agent", "gate"]))
             machine.start()
@@ -280,7 +288,8 @@ class Mesh:
         config["spec"]["livenessGraceSeconds"] = self.grace
         if self._workload_ttl:
             config["spec"]["workloadTtlSeconds"] = self._workload_ttl
-        await api.call("POST", "/v1/apply", body={"objects": [config, *top.objects()], "delete": [], "dryRun": False})
+        objects = [config, *self.plan.objects]
+        await api.call("POST", "/v1/apply", body={"objects": objects, "delete": [], "dryRun": False})
 
     async def _start_hosts(self, api: Api) -> None:
         for host in self.topology.hosts:
@@ -290,12 +299,23 @@ class Mesh:
                 host.name,
                 home,
                 self.mark,
+                scope=self.plan.cluster,
                 settings=settings,
-                definition=top.service_definition(host),
-                application=application(host),
+                definition=self.plan.definitions[host.name],
+                application=self.plan.applications[host.name],
             )
             self.hosts[host.name] = machine
             machine.write(await self._token(api, host.name, [host.identity], ["agent"]))
+            machine.start()
+
+    async def _start_gateways(self, api: Api) -> None:
+        for gateway in self.topology.gateways:
+            home = self.folder / "hosts" / gateway.name
+            settings = top.agent_settings(gateway.name, gateway.address, str(home), self.topology, str(self.envoy))
+            settings["gateway"] = {"port": top.GATEWAY_PORT}
+            machine = Machine(gateway.name, home, self.mark, scope=self.plan.cluster, settings=settings)
+            self.gateways[gateway.name] = machine
+            machine.write(await self._token(api, gateway.name, [], ["agent", "gateway"]))
             machine.start()
 
     async def settled(self, api: Api) -> str:
@@ -305,7 +325,7 @@ class Mesh:
             endpoints = (await api.get("/v1/objects/endpoints", {"namespace": top.NAMESPACE}))["items"]
         except CliError as exc:
             return exc.message
-        for name in [*self.gates, *self.hosts]:
+        for name in [*self.gates, *self.hosts, *self.gateways]:
             phase = (proxies.get(name, {}).get("report") or {}).get("phase", "not connected")
             if phase != "serving":
                 return f"{name}: {phase}"
@@ -315,26 +335,23 @@ class Mesh:
         return ""
 
 
-def application(host: top.Host) -> list[str]:
-    """Arguments of a host's application."""
-    found = [host.service, "--name", host.name, "--listen", f"{host.address}:{host.port}"]
-    if host.service == "web":
-        ports = dict(host.calls)
-        found += ["--api", f"{host.address}:{ports['api']}", "--db", f"{host.address}:{ports['db']}"]
-    return found
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def free_topology() -> top.Topology:
-    """The first block of loopback addresses on which nobody listens yet.
+def free_plan(make: Callable[[int], top.Plan] = top.plan, taken_by: Iterable[top.Plan] = ()) -> top.Plan:
+    """The plan for the first block of loopback addresses on which nobody listens yet, and none of `taken_by` will.
 
     Raises:
         DemoError: there is none, with the reason of the last one.
 
     """
-    reason = ""
+    reason = "other clusters have all of them"
+    used = {place for other in taken_by for place in top.bound(other.topology)}
     for block in top.BLOCKS:
-        found = top.topology(block)
-        if not (reason := taken(top.bound(found))):
+        found = make(block)
+        places = top.bound(found.topology)
+        if used.isdisjoint(places) and not (reason := taken(places)):
             return found
     raise DemoError(f"no free block of loopback addresses for the demo ({reason})")
 

@@ -8,7 +8,9 @@ demo starts inherits one mark in its environment, though; by that mark, and by n
 
 import contextlib
 import os
+import secrets
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,35 @@ HOST_MARK = "HOLDFAST_DEMO_HOST"
 """Which of the demo's hosts a process belongs to."""
 PATIENCE = 10.0
 """Seconds between TERM and KILL."""
+
+
+class Reaper:
+    """The mark of one demo, and what ends everything that carries it: here at the end, or if we are killed before."""
+
+    def __init__(self) -> None:
+        self.mark = secrets.token_hex(8)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """From now on, what we start carries the mark."""
+        os.environ[MARK] = self.mark
+        environment = {k: v for k, v in os.environ.items() if k != MARK}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "controlplane.demo.reaper", self.mark],
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def end(self) -> int:
+        """End whatever may be left; returns how many had to be killed. May be repeated."""
+        stubborn = len(end_all(self.mark))
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+        os.environ.pop(MARK, None)
+        return stubborn
 
 
 def marked(mark: str, name: str = MARK) -> list[int]:

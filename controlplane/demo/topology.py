@@ -3,6 +3,7 @@
 Every host has a loopback address of its own, as a VM has one of its own on a network.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,10 @@ TO_WEB_PORT = 9003
 """Where a host's own application finds others: plain ports of its Envoy."""
 API_PORT = 8443
 GATE_PORT = 2390
+GATEWAY_PORT = 15444
 
 BLOCKS = tuple(range(10, 250, 20))
-"""First free one: the demo takes 127.0.0.<block + 1> to <block + 12>."""
+"""First free one: a cluster takes 127.0.0.<block + 1> to <block + 19>."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,18 @@ class Plane:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """A host through which other clusters reach this one."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     hosts: tuple[Host, ...]
     planes: tuple[Plane, ...]
+    gateways: tuple[Gateway, ...] = ()
 
     def host(self, name: str) -> Host:
         return next(h for h in self.hosts if h.name == name)
@@ -77,6 +88,41 @@ class Topology:
     @property
     def apis(self) -> tuple[Host, ...]:
         return tuple(h for h in self.hosts if h.service == "api")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One cluster: who is where, and what each is told."""
+
+    topology: Topology
+    objects: tuple[dict[str, Any], ...]
+    definitions: Mapping[str, dict[str, Any]]
+    """Host -> services.d/<service>.yaml."""
+    applications: Mapping[str, tuple[str, ...]]
+    """Host -> arguments of its application."""
+    cluster: str = CLUSTER
+    trust_domain: str = TRUST_DOMAIN
+    etcd_members: int = 3
+
+
+def plan(block: int) -> Plan:
+    """The demo of one cluster."""
+    found = topology(block)
+    return Plan(
+        topology=found,
+        objects=tuple(objects()),
+        definitions={host.name: service_definition(host) for host in found.hosts},
+        applications={host.name: application(host) for host in found.hosts},
+    )
+
+
+def application(host: Host) -> tuple[str, ...]:
+    """Arguments of a host's application."""
+    found: tuple[str, ...] = (host.service, "--name", host.name, "--listen", f"{host.address}:{host.port}")
+    if host.service == "web":
+        ports = dict(host.calls)
+        found += ("--api", f"{host.address}:{ports['api']}", "--db", f"{host.address}:{ports['db']}")
+    return found
 
 
 def topology(block: int) -> Topology:
@@ -100,6 +146,7 @@ def topology(block: int) -> Topology:
 def bound(found: Topology) -> list[tuple[str, int]]:
     """Every address and port that the demo listens on, but for etcd's and OpenBao's."""
     places = [(h.address, p) for h in found.hosts for p in (MTLS_PORT, SCRAPE_PORT, h.port, *(c[1] for c in h.calls))]
+    places += [(g.address, port) for g in found.gateways for port in (GATEWAY_PORT, MTLS_PORT, SCRAPE_PORT)]
     return places + [(p.address, port) for p in found.planes for port in (API_PORT, GATE_PORT, MTLS_PORT, SCRAPE_PORT)]
 
 
@@ -157,7 +204,7 @@ def objects() -> list[dict[str, Any]]:
     def service(name: str) -> dict[str, Any]:
         target = "tcp" if name == "db" else "http"
         port = {"port": service_port(name), "name": target, "protocol": target, "targetPort": target}
-        return _object("Service", name, {"ports": [port], "serviceAccounts": [name]})
+        return resource("Service", name, {"ports": [port], "serviceAccounts": [name]})
 
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -172,10 +219,10 @@ def objects() -> list[dict[str, Any]]:
 def allow(name: str, target: str, *callers: str) -> dict[str, Any]:
     """A policy that lets these service accounts call a service."""
     rule = {"name": "callers", "from": [{"principals": [f"{NAMESPACE}/{caller}" for caller in callers]}]}
-    return _object("AuthorizationPolicy", name, {"target": {"service": target}, "action": "Allow", "rules": [rule]})
+    return resource("AuthorizationPolicy", name, {"target": {"service": target}, "action": "Allow", "rules": [rule]})
 
 
-def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+def resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "holdfast.dev/v1",
         "kind": kind,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
@@ -13,6 +14,7 @@ from controlplane.demo.check.forge import Held, client_context, held, roots
 from controlplane.demo.check.load import Load
 from controlplane.demo.check.probe import Outcome, call
 from controlplane.demo.mesh import Mesh
+from controlplane.demo.progress import Progress
 from mesh.store.protocol import Store
 
 LOAD_RATE = 100.0
@@ -25,6 +27,13 @@ class Context:
     api: Api
     store: Store
     """Read past the control plane, with its own credentials."""
+
+    @property
+    def progress(self) -> Progress:
+        return self.mesh.progress
+
+    def logs(self) -> list[Path]:
+        return self.mesh.logs()
 
     def held(self, host: str) -> Held:
         """The workload certificate of a host, from its state on disk."""

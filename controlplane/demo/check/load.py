@@ -106,7 +106,7 @@ class Load:
                 headers = {"connection": "close"} if fresh else {}
                 answer = await connection.get(self.name, self.path, headers)
             if answer.status == 200:
-                self._note(sent, fresh, answer.status, said=_said(answer.body))
+                self._note(sent, fresh, answer.status, said=spoken(answer.body))
             else:
                 text = answer.body.decode(errors="replace").strip()
                 self._note(sent, fresh, answer.status, error=f"status {answer.status}: {text[:160]}")
@@ -130,8 +130,8 @@ class Load:
             kept.close()
         return await connect(self.host, self.port)
 
-    def _note(self, sent: float, fresh: bool, status: int, *, error: str = "", said: "_Said | None" = None) -> None:
-        said = said or _Said()
+    def _note(self, sent: float, fresh: bool, status: int, *, error: str = "", said: "Said | None" = None) -> None:
+        said = said or Said()
         if status == 200 and not said.instance:
             error = "an answer that is not api's"
         self.requests.append(
@@ -182,17 +182,17 @@ def quantile(values: Sequence[float], q: float) -> float:
     return values[min(len(values) - 1, int(q * len(values)))] if values else 0.0
 
 
-class _Said(msgspec.Struct, frozen=True):
+class Said(msgspec.Struct, frozen=True):
     instance: str = ""
     caller: str = ""
     certificate: str = ""
 
 
-def _said(body: bytes) -> _Said:
+def spoken(body: bytes) -> Said:
     try:
-        return msgspec.json.decode(body, type=_Said)
+        return msgspec.json.decode(body, type=Said)
     except msgspec.DecodeError:
-        return _Said()
+        return Said()
 
 
 def _short(exc: BaseException) -> str:

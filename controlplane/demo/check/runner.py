@@ -4,37 +4,50 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from controlplane.demo.check.context import Context
 from controlplane.demo.check.result import Figure, Findings, Report, Step
+from controlplane.demo.progress import Progress
 
 
-class Planned(NamedTuple):
+class Stage(Protocol):
+    """What the steps happen on."""
+
+    @property
+    def progress(self) -> Progress: ...
+    def logs(self) -> list[Path]: ...
+    async def mend(self) -> None:
+        """Bring back whatever a broken step left stopped or ill."""
+
+
+S = TypeVar("S", bound=Stage)
+
+
+class Planned(NamedTuple, Generic[S]):
     number: int
     title: str
-    run: Callable[[Context, Findings], Awaitable[None]]
+    run: Callable[[S, Findings], Awaitable[None]]
     seconds: float
     """The most it may take."""
 
 
-async def run(planned: Sequence[Planned], context: Context, facts: dict[str, Figure]) -> Report:
+async def run(planned: Sequence[Planned[S]], context: S, facts: dict[str, Figure]) -> Report:
     """All steps. A step that raises has failed, with the error as its reason."""
     began = time.monotonic()
     steps: list[Step] = []
     for plan in planned:
-        with context.mesh.progress.stage(f"step {plan.number}: {plan.title}"):
+        with context.progress.stage(f"step {plan.number}: {plan.title}"):
             steps.append(await _one(plan, context))
         if not steps[-1].ok:
             # What one step left broken is mended, so that the next one finds its own faults only.
-            with context.mesh.progress.stage("mend what the step left behind"):
+            with context.progress.stage("mend what the step left behind"):
                 await _mend(context)
     ok = all(step.ok for step in steps)
-    tails = {} if ok else log_tails(context.mesh.logs())
+    tails = {} if ok else log_tails(context.logs())
     return Report(ok=ok, seconds=round(time.monotonic() - began, 1), steps=tuple(steps), facts=facts, log_tails=tails)
 
 
-async def _one(plan: Planned, context: Context) -> Step:
+async def _one(plan: Planned[S], context: S) -> Step:
     findings, began = Findings(), time.monotonic()
     try:
         async with asyncio.timeout(plan.seconds):
@@ -46,12 +59,12 @@ async def _one(plan: Planned, context: Context) -> Step:
     return findings.step(plan.number, plan.title, time.monotonic() - began)
 
 
-async def _mend(context: Context) -> None:
+async def _mend(context: Stage) -> None:
     try:
         async with asyncio.timeout(MEND_SECONDS):
             await context.mend()
     except Exception as exc:  # noqa: BLE001 - then the next step says what is missing
-        context.mesh.progress.note(_words(exc))
+        context.progress.note(_words(exc))
 
 
 def _words(exc: BaseException) -> str:

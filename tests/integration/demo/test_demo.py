@@ -92,7 +92,7 @@ def test_ctrl_c_while_it_starts_ends_it_at_once(tmp_path_factory):
     log = tmp_path_factory.mktemp("demo") / "log"
     demo = start(folder, log)
     try:
-        eventually(lambda: "control plane, two nodes" in log.read_text() or demo.poll() is not None, timeout=UP_SECONDS)
+        eventually(lambda: "control plane, 2 nodes" in log.read_text() or demo.poll() is not None, timeout=UP_SECONDS)
         mark = mark_of(folder)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(GONE_SECONDS) == 130
