@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent import admin
 from bench.proc import cpu_seconds, memory
 from bench.progress import Say
-from bench.propagation import redefine, whole_mesh
+from bench.propagation import groups, redefine, whole_mesh
 from bench.stats import Figure
 from controlplane.cli.client import Api
 from controlplane.demo import topology as top
@@ -62,19 +62,6 @@ class Used:
     own: float
     cpu: float
     """Share of one core."""
-
-
-def groups(mesh: Mesh) -> dict[str, list[int]]:
-    """What runs -> its processes."""
-    hosts = [*mesh.hosts.values(), *mesh.gates.values()]
-    return {
-        "agent": [host.agent.pid for host in hosts],
-        "agent's Envoy": [pid for host in mesh.hosts.values() for pid in host.envoys()],
-        "gate's Envoy": [pid for host in mesh.gates.values() for pid in host.envoys()],
-        "Envoy's launcher": [pid for host in hosts if (pid := host.launcher())],
-        "control-plane node": [plane.process.pid for plane in mesh.planes],
-        "etcd member": [process.pid for process in mesh.etcd.members],
-    }
 
 
 def one_host(mesh: Mesh) -> dict[str, list[int]]:

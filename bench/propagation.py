@@ -21,7 +21,7 @@ import msgspec
 import yaml
 
 from agent import admin
-from bench.proc import as_installed
+from bench.proc import as_installed, cpu_seconds
 from bench.progress import Say, Stages
 from bench.stats import Figure, latency
 from controlplane.cli.client import Api
@@ -66,6 +66,19 @@ async def run(say: Say, *, quick: bool = False) -> list[Figure]:
     return figures
 
 
+def groups(mesh: Mesh) -> dict[str, list[int]]:
+    """What runs -> its processes."""
+    hosts = [*mesh.hosts.values(), *mesh.gates.values()]
+    return {
+        "agent": [host.agent.pid for host in hosts],
+        "agent's Envoy": [pid for host in mesh.hosts.values() for pid in host.envoys()],
+        "gate's Envoy": [pid for host in mesh.gates.values() for pid in host.envoys()],
+        "Envoy's launcher": [pid for host in hosts if (pid := host.launcher())],
+        "control-plane node": [plane.process.pid for plane in mesh.planes],
+        "etcd member": [process.pid for process in mesh.etcd.members],
+    }
+
+
 # --- put -> applied ---
 
 
@@ -98,6 +111,7 @@ async def put_to_applied(mesh: Mesh, say: Say, count: int, how: str, pause: tupl
     taken: list[float] = []
     puts: list[float] = []
     seen: list[float] = []
+    before = busy(mesh)
     try:
         flips = await transitions(store, "api-1")
         arrivals = Arrivals(store)
@@ -107,6 +121,7 @@ async def put_to_applied(mesh: Mesh, say: Say, count: int, how: str, pause: tupl
             for number in range(count + WARM_UP):
                 if number == WARM_UP:
                     say(f"put -> applied: {count} changes, {how}")
+                    before = busy(mesh)
                 await waits.ask("applied")
                 # A question on another connection, answered: the first one has been read.
                 await asks.ask("status")
@@ -123,6 +138,7 @@ async def put_to_applied(mesh: Mesh, say: Say, count: int, how: str, pause: tupl
                     puts.append(written - started)
                     seen.append(await arrivals.of(revision) - started)
                 await asyncio.sleep(rng.uniform(*pause))
+            spent = {name: (used - before[name]) / count * 1e3 for name, used in busy(mesh).items()}
             await store.txn((), flips[1])
             watching.cancel()
     finally:
@@ -138,7 +154,19 @@ async def put_to_applied(mesh: Mesh, say: Say, count: int, how: str, pause: tupl
         latency("  of it: put, until etcd has answered", puts),
         latency("  of it: put -> watched", seen),
         latency("  after it: watched -> applied", [a - b for a, b in zip(taken, seen, strict=True)]),
+        Figure(
+            "  meanwhile: processor time of one change, all processes of a kind together",
+            "ms",
+            count,
+            spent,
+            notes="on all processors; the client's own is not in it",
+        ),
     ]
+
+
+def busy(mesh: Mesh) -> dict[str, float]:
+    """Seconds of processor time so far, of all processes of a kind."""
+    return {name: sum(map(cpu_seconds, pids)) for name, pids in groups(mesh).items()}
 
 
 async def transitions(store: EtcdStore, node: str) -> tuple[list[Put], list[Put]]:
