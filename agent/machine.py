@@ -12,8 +12,10 @@ registering, at most one compile under way and no change lost meanwhile, nothing
 Envoy.
 """
 
-from dataclasses import dataclass, replace
 from typing import Literal, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent import events as ev
 from mesh.model import Revision
@@ -24,8 +26,7 @@ REFUSALS_KEPT = 64
 """How many refused digests are remembered; older ones have long been replaced by other worlds."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     identity: bool = False
     gate: bool = False
     world: Literal["none", "disk", "live"] = "none"

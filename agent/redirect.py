@@ -5,10 +5,10 @@ Rule 1: make before break. Callers are redirected to a listener once Envoy has i
 Rule 2: nothing waits long for the helper, and nothing but calls by name depends on it.
 """
 
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.capture import common
 from agent.hostd.wanted import Wanted
@@ -77,8 +77,7 @@ class Publish(Struct, frozen=True):
 Order = Tell | Publish
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     offered: Wanted | None = None
     applied: Wanted | None = None
     told: Wanted | None = None

@@ -68,6 +68,7 @@ class Runtime:
         self._warm: Latest[bytes] = Latest()
         self._searches: Latest[bytes] = Latest()
         self._clients: dict[int, _Client] = {}
+        self._stalls: asyncio.TimerHandle | None = None
         self._types: set[str] = set()
         """Sent since the last time that all clients had acknowledged the same."""
         self.applied_newest = 0
@@ -184,8 +185,10 @@ class Runtime:
     def _publish(self, digest: bytes) -> None:
         offer = self._pipeline.offer(digest)
         assert offer is not None
+        if self._stalls is not None:
+            self._stalls.cancel()  # of an earlier offer, which may have been the same: an endpoint that flaps
         if self._clients:
-            asyncio.get_running_loop().call_later(STALLED_SECONDS, self._stalled, digest)
+            self._stalls = asyncio.get_running_loop().call_later(STALLED_SECONDS, self._stalled, digest)
         self._parts.publish(offer.snapshot)
 
     def _stalled(self, digest: bytes) -> None:

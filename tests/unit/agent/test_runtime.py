@@ -187,6 +187,26 @@ def test_a_silent_envoy_does_not_hold_up_later_changes(monkeypatch):
     run(scenario)
 
 
+def test_a_configuration_that_comes_again_has_its_full_time_to_be_answered(monkeypatch):
+    """As of an endpoint that flaps: what it was given the first time is over."""
+
+    async def scenario(rig):
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr("agent.runtime.STALLED_SECONDS", 0.3)
+        began, one, two = loop.time(), world(svc("api")), world(svc("api"), endpoint("a1"), revision=2)
+        for count, known in enumerate((one, two), start=1):
+            rig.world(known)
+            rig.answer(await rig.published(count))
+        monkeypatch.setattr("agent.runtime.STALLED_SECONDS", 60)
+        rig.world(one)
+        again = await rig.published(3)
+        assert again.digest == rig.parts.published[0].digest
+        await aeventually(lambda: loop.time() > began + 0.5)
+        assert rig.runtime.state.in_flight
+
+    run(scenario)
+
+
 def test_a_refused_object_is_found_and_its_neighbours_go_on():
     async def scenario(rig):
         rig.world(world(svc("api")))
