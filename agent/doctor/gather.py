@@ -189,7 +189,10 @@ def _rules(mtls_port: int) -> dict[str, Any]:
         text = run("nft", "-j", "list", "ruleset", limit=64 * 2**20)
     except GatherError as exc:
         return {"nft": str(exc)}
-    return {"table": systems.has_table(text), "rivals": systems.rivals(text, mtls_port)}
+    iptables = ""
+    with suppress(GatherError):
+        iptables = run("iptables-save")
+    return {"table": systems.has_table(text), "rivals": systems.rivals(text, mtls_port, iptables)}
 
 
 # --- over sockets ---

@@ -1,6 +1,7 @@
 """What systemd, nft and /etc/hosts say, as values. Pure."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,8 +53,15 @@ def has_table(ruleset: str) -> bool:
     return any((table["family"], table["name"]) == OWN for table in _all(ruleset, "table"))
 
 
-def rivals(ruleset: str, mtls_port: int) -> tuple[str, ...]:
-    """Chains of others that may stand before ours, or close the mTLS port. `ruleset` is what `nft -j` prints."""
+def rivals(ruleset: str, mtls_port: int, iptables: str = "") -> tuple[str, ...]:
+    """Chains of others that may stand before ours, or close the mTLS port.
+
+    Args:
+        ruleset: What `nft -j list ruleset` prints.
+        mtls_port: Which others have to reach.
+        iptables: What `iptables-save` prints: rules that it made are not whole in nft's words.
+
+    """
     rules: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for rule in _all(ruleset, "rule"):
         rules.setdefault((rule["family"], rule["table"]), []).append(rule)
@@ -65,13 +73,15 @@ def rivals(ruleset: str, mtls_port: int) -> tuple[str, ...]:
         name = f"{chain['family']} {chain['table']}, chain {chain['name']}"
         if chain["hook"] == "output" and chain.get("type") == "nat" and _priority(chain) < NAMES_PRIORITY:
             found.append(f"{name} redirects before ours does: calls by name may not reach Envoy")
-        if (
-            chain["hook"] == "input"
-            and chain.get("policy") == "drop"
-            and not _mentions(rules.get(table, []), mtls_port)
-        ):
+        drops = chain["hook"] == "input" and chain.get("policy") == "drop"
+        if drops and not _mentions(rules.get(table, []), mtls_port) and not _named(iptables, mtls_port):
             found.append(f"{name} drops what it does not name, and names no TCP port {mtls_port}: others cannot call")
     return tuple(found)
+
+
+def _named(iptables: str, port: int) -> bool:
+    """Does a rule of iptables name this port, alone, in a list or as an end of a range?"""
+    return bool(re.search(rf"--dports? (\S*[,:])?{port}(?![0-9])", iptables))
 
 
 def _priority(chain: Mapping[str, Any]) -> int:

@@ -86,6 +86,12 @@ def test_a_firewall_that_does_not_name_the_port_is_in_the_way():
     assert systems.rivals(ruleset(CLOSED, rule("inet", "filter", other)), 15443)
 
 
+def test_a_firewall_by_iptables_is_asked_in_its_own_words():
+    for line in ("-p tcp --dport 15443 -j ACCEPT", "-m multiport --dports 22,15443", "--dport 15443:15450"):
+        assert systems.rivals(ruleset(CLOSED), 15443, f"*filter\n-A INPUT {line}\n") == ()
+    assert systems.rivals(ruleset(CLOSED), 15443, "-A INPUT -p tcp --dport 154430 -j ACCEPT\n-A x --dport 22\n")
+
+
 def test_who_redirects_before_us_is_in_the_way():
     early = chain("ip", "nat", "OUTPUT", type="nat", hook="output", prio=-200)
     late = chain("ip", "nat", "OUTPUT", type="nat", hook="output", prio=-100)
