@@ -126,6 +126,8 @@ async def list_objects(request: web.Request) -> web.Response:
     listing = await context.store.list(prefix)
     items, bad = [], []
     for item in listing.items:
+        if not concerns(item.key, kind, namespace):
+            continue
         try:
             obj = codec.decode(kind, item.value, item.revision)
         except codec.Undecodable as exc:
@@ -134,6 +136,14 @@ async def list_objects(request: web.Request) -> web.Response:
         if wanted.items() <= obj.metadata.labels.items():
             items.append(codec.to_document(obj, item.revision))
     return answer({"items": items, "bad": bad, "revision": listing.revision})
+
+
+def concerns(key: str, kind: str, namespace: str) -> bool:
+    """Is this key, found in the range of a kind, of that kind? Imports of all kinds and namespaces lie in one range."""
+    if KINDS[kind].area != "imports":
+        return True
+    place = keys.parse(key)
+    return isinstance(place, Ref) and place.kind == kind and namespace in {"", place.namespace}
 
 
 def labels_of(request: web.Request) -> dict[str, str]:

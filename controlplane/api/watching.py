@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from controlplane.api.answers import ApiError, number
 from controlplane.api.context import CONTEXT, Context
-from controlplane.api.objects import kind_of, labels_of
+from controlplane.api.objects import concerns, kind_of, labels_of
 from mesh import codec, keys
 from mesh.model import KINDS, Object, Ref, Revision
 from mesh.store.errors import Compacted, StoreError
@@ -24,11 +25,20 @@ QUEUE = 64
 Line = dict[str, object]
 
 
+class Wanted(NamedTuple):
+    """What a client watches."""
+
+    kind: str
+    namespace: str
+    """Empty: all."""
+    labels: Mapping[str, str]
+
+
 async def watch(request: web.Request) -> web.StreamResponse:
     context, kind = request.app[CONTEXT], kind_of(request)
-    wanted = labels_of(request)
+    wanted = Wanted(kind, request.query.get("namespace", ""), labels_of(request))
     try:
-        prefix = keys.prefix_for(kind, request.query.get("namespace", ""))
+        prefix = keys.prefix_for(kind, wanted.namespace)
     except keys.BadKeyError as exc:
         raise ApiError(400, str(exc)) from exc
     if context.open_watches >= context.settings.limits.watches:
@@ -37,7 +47,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     with context.watching():
         await response.prepare(request)
-        await _relay(response, context, Range(prefix, start), kind, wanted)
+        await _relay(response, context, Range(prefix, start), wanted)
     return response
 
 
@@ -57,9 +67,7 @@ async def _start(request: web.Request, context: Context) -> Revision:
     return start
 
 
-async def _relay(
-    response: web.StreamResponse, context: Context, span: Range, kind: str, wanted: Mapping[str, str]
-) -> None:
+async def _relay(response: web.StreamResponse, context: Context, span: Range, wanted: Wanted) -> None:
     """Send until the client, the store or this node ends it."""
     queue: asyncio.Queue[Batch | None] = asyncio.Queue(QUEUE)
 
@@ -81,7 +89,7 @@ async def _relay(
     async with asyncio.TaskGroup() as group:
         helpers = [group.create_task(pump()), group.create_task(stop())]
         try:
-            await _send(response, queue, Revision(span.start - 1), kind, wanted)
+            await _send(response, queue, Revision(span.start - 1), wanted)
         finally:
             for helper in helpers:
                 helper.cancel()
@@ -91,8 +99,7 @@ async def _send(
     response: web.StreamResponse,
     queue: "asyncio.Queue[Batch | None]",
     passed: Revision,
-    kind: str,
-    wanted: Mapping[str, str],
+    wanted: Wanted,
 ) -> None:
     lines: list[Line] = []
     while True:
@@ -112,11 +119,13 @@ async def _send(
             # The store's stream broke, or this node stops. The client resumes here or at another node.
             return
         passed = Revision(max(passed, batch.revision))
-        lines = [line for event in batch.events if (line := _line(event, kind, wanted))]
+        lines = [line for event in batch.events if (line := _line(event, wanted))]
 
 
-def _line(event: Event, kind: str, wanted: Mapping[str, str]) -> Line | None:
-    place = keys.parse(event.key)
+def _line(event: Event, wanted: Wanted) -> Line | None:
+    kind, place = wanted.kind, keys.parse(event.key)
+    if not concerns(event.key, kind, wanted.namespace):
+        return None
     ref = Ref(kind, place.service.namespace, place.instance) if isinstance(place, keys.EndpointKey) else place
     if ref is None:
         return None
@@ -132,7 +141,7 @@ def _line(event: Event, kind: str, wanted: Mapping[str, str]) -> Line | None:
             "reason": str(exc),
             "object": _shell(ref, place),
         }
-    if not matches(obj, wanted):
+    if not matches(obj, wanted.labels):
         # It may have matched before: to whoever selects by label it is gone.
         return {"type": "delete", "revision": event.revision, "object": _shell(ref, place)}
     return {"type": "put", "revision": event.revision, "object": codec.to_document(obj, event.revision)}

@@ -202,3 +202,27 @@ def test_status_and_metrics_tell_of_peers(tmp_path):
             assert told["items"][0]["exported"] == 1
 
     asyncio.run(run())
+
+
+def test_imported_services_are_listed_and_watched_without_their_endpoints(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            start = await west.store.revision() + 1
+            await peered(east, west)
+            await holds(west, "east", *API)
+            _, listed = await west.call("GET", "/v1/objects/importedservices")
+            assert ([item["metadata"]["name"] for item in listed["items"]], listed["bad"]) == (["api.east"], [])
+            _, listed = await west.call("GET", "/v1/objects/importedservices?namespace=other")
+            assert listed["items"] == []
+            _, found = await west.call("GET", "/v1/objects/importedservices/shop/api.east")
+            assert found["spec"]["trustDomain"] == "east.test"
+            watch = f"/v1/watch/importedservices?revision={start}&namespace=shop"
+            async with west.request("GET", watch, token=west.admin) as answer:
+                seen = [msgspec.json.decode(await answer.content.readline()) for _ in range(4)]
+            told = [line for line in seen if line["type"] != "mark"]
+            assert [(line["type"], line["object"]["metadata"]["name"]) for line in told] == [("put", "api.east")]
+            status, _ = await west.call("DELETE", "/v1/objects/importedservices/shop/api.east")
+            assert status == 422
+
+    asyncio.run(run())
