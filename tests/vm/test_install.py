@@ -1,26 +1,20 @@
 """One pasted line on a bare host, faults on the way, upgrade, and leaving. On real hosts, with a real control plane."""
 
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from controlplane.distribution.folder import Order
-from controlplane.distribution.folder import build as build_dist
 from tests.vm.fleet import Fleet
 from tests.vm.host import Done, Host
 from tests.vm.manifest import difference, manifest
 from tests.vm.plane import Plane
 from tests.vm.shop import NAMESPACE, service
+from tests.vm.versions import build_version
 
 pytestmark = pytest.mark.timeout(600)
 
-ROOT = Path(__file__).parents[2]
-HERE = {"arches": ("x86_64",), "pythons": ("3.11",), "servers": False}
 READY_SECONDS = 60
 """What the one line may take on a bare host."""
 AS_BEFORE = "this host is as it was"
@@ -194,24 +188,7 @@ def test_a_host_without_nftables_goes_on_without_names(plane: Plane, standard: H
 
 @pytest.fixture
 def newer(tmp_path: Path) -> Callable[[str], Path]:
-    def make(version: str) -> Path:
-        """The same sources under another version."""
-        source = tmp_path / f"source-{version}"
-        source.mkdir()
-        for name in ("mesh", "ca", "controlplane", "multicluster", "agent"):
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("README.md", "LICENSE", "pyproject.toml"):
-            shutil.copy(ROOT / name, source)
-        text = (source / "pyproject.toml").read_text()
-        (source / "pyproject.toml").write_text(text.replace('version = "0.1.0"', f'version = "{version}"', 1))
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source]
-        subprocess.run(command, check=True, timeout=300)
-        build_dist(
-            tmp_path / version, Order(**HERE, wheel=next(tmp_path.glob(f"holdfast-{version}-*.whl"))), lambda _: None
-        )
-        return tmp_path / version
-
-    return make
+    return lambda version: build_version(tmp_path, version, servers=False)
 
 
 @pytest.mark.slow

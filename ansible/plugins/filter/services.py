@@ -1,0 +1,60 @@
+"""Filters for plays that take hosts out of service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+DOCUMENTATION = r"""
+name: only_here
+short_description: Services that no other host would serve
+version_added: 0.1.0
+author: Holdfast contributors
+description:
+  - Of the endpoints of a mesh, the services that are healthy on this host and on no other one.
+  - Taking this host out of service would take them from their callers.
+positional: node
+options:
+  _input:
+    description: Endpoints, as the C(items) of C(holdfast get endpoints -A -o json).
+    type: list
+    elements: dict
+    required: true
+  node:
+    description: Name of the host's node.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Which services would be gone
+  ansible.builtin.debug:
+    msg: "{{ (answer.stdout | from_json)['items'] | holdfast.mesh.only_here('web-1') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Their names, as C(namespace/name), sorted.
+  type: list
+  elements: str
+"""
+
+
+def only_here(endpoints: Iterable[Mapping[str, Any]], node: str) -> list[str]:
+    """Services (`namespace/name`) that are healthy on this node alone."""
+    serving: dict[str, set[str]] = {}
+    for endpoint in endpoints:
+        metadata, spec = endpoint["metadata"], endpoint["spec"]
+        if spec.get("health") == "healthy":
+            serving.setdefault(f"{metadata['namespace']}/{spec['service']}", set()).add(spec["node"])
+    return sorted(service for service, nodes in serving.items() if nodes == {node})
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name -> function."""
+        return {"only_here": only_here}

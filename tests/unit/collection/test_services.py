@@ -1,0 +1,18 @@
+"""Whom a play may take out of service."""
+
+from tests.unit.collection.test_members import endpoint
+
+
+def test_services_that_no_other_host_would_serve(plugin):
+    only_here = plugin("filter.services").only_here
+    endpoints = [
+        endpoint("web", "one"),
+        endpoint("web", "two"),
+        endpoint("api", "one"),
+        endpoint("api", "two", health="draining"),
+        endpoint("api", "one", "other"),
+        endpoint("ill", "one", health="unhealthy"),
+    ]
+    assert only_here(endpoints, "one") == ["other/api", "shop/api"]
+    assert only_here(endpoints, "two") == []
+    assert only_here([], "one") == []
