@@ -6,7 +6,7 @@ import datetime as dt
 import sys
 from pathlib import Path
 
-from bench import compile_cost, issuing, memory, propagation, traffic_cost
+from bench import compile_cost, issuing, memory, peers, propagation, traffic_cost
 from bench.facts import facts
 from bench.progress import Steps
 from bench.stats import Report
@@ -15,6 +15,7 @@ PARTS = {
     "compile": compile_cost.run,
     "traffic": traffic_cost.run,
     "issuing": issuing.run,
+    "peers": peers.run,
     "propagation": propagation.run,
     "memory": memory.run,
 }
