@@ -102,6 +102,12 @@ class Rig:
         await aeventually(lambda: len(self.parts.published) >= count)
         return self.parts.published[-1]
 
+    async def begun(self) -> None:
+        """A Service is in force."""
+        self.world(world(svc("api")))
+        self.answer(await self.published(1))
+        await aeventually(lambda: self.runtime.state.applied == 1)
+
     def answer(self, snapshot, *types: str, stream: int = 1) -> None:
         if reason := self.envoy.verdict(snapshot):
             said = Nacked(snapshot.digest, snapshot.revision, pb.LISTENER, ("x",), reason)
@@ -209,9 +215,7 @@ def test_a_configuration_that_comes_again_has_its_full_time_to_be_answered(monke
 
 def test_a_refused_object_is_found_and_its_neighbours_go_on():
     async def scenario(rig):
-        rig.world(world(svc("api")))
-        rig.answer(await rig.published(1))
-        await aeventually(lambda: rig.runtime.state.applied == 1)
+        await rig.begun()
         bad = policy("bad")
         rig.envoy.hates = {str(bad.ref)}
         rig.world(world(svc("api"), bad, policy("good"), base=rig.pipeline.world, revision=5))
@@ -242,9 +246,7 @@ def test_a_refused_object_is_found_and_its_neighbours_go_on():
 
 def test_a_refusal_without_a_guilty_object_leaves_the_last_good_in_force():
     async def scenario(rig):
-        rig.world(world(svc("api")))
-        rig.answer(await rig.published(1))
-        await aeventually(lambda: rig.runtime.state.applied == 1)
+        await rig.begun()
         rig.world(world(svc("api"), policy("p"), revision=2))
         snapshot = await rig.published(2)
         rig.runtime.on_xds(
@@ -264,9 +266,7 @@ def test_endpoints_that_change_during_a_search_hold_up_nobody():
     """Envoy is not offered again what it refused, so it does not answer; what is found goes out all the same."""
 
     async def scenario(rig):
-        rig.world(world(svc("api")))
-        rig.answer(await rig.published(1))
-        await aeventually(lambda: rig.runtime.state.applied == 1)
+        await rig.begun()
         bad = policy("bad")
         rig.envoy.hates = {str(bad.ref)}
         rig.world(world(svc("api"), bad, base=rig.pipeline.world, revision=5))
@@ -300,9 +300,7 @@ def test_during_a_hot_restart_both_envoys_must_agree():
 
 def test_a_fault_of_compile_ends_nothing():
     async def scenario(rig):
-        rig.world(world(svc("api")))
-        rig.answer(await rig.published(1))
-        await aeventually(lambda: rig.runtime.state.applied == 1)
+        await rig.begun()
         good, rig.pipeline.local = rig.pipeline.local, object()
         rig.runtime.post(ev.DefinitionsChanged())
         await aeventually(lambda: "compile failed" in rig.runtime.state.failure)

@@ -13,6 +13,7 @@ from mesh import keys
 from mesh.store.errors import Unavailable
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put
+from tests.fakes.cut_store import CutStore
 
 ENTRIES = {
     keys.EPOCH: b"old-epoch",
@@ -119,17 +120,9 @@ def test_keys_of_others_are_refused(key):
 def test_a_restore_that_broke_off_does_not_look_whole_and_can_be_repeated(monkeypatch):
     monkeypatch.setattr(backup, "STEP_OPS", 10)
 
-    class Failing(MemoryStore):
-        left = 4
-
-        async def txn(self, compares, ops):
-            self.left -= 1
-            if not self.left:
-                raise Unavailable("cut")
-            return await super().txn(compares, ops)
-
     async def run():
-        one, two = MemoryStore(), Failing()
+        one, two = MemoryStore(), CutStore()
+        two.left = 4
         await fill(one, ENTRIES | {keys.OBJECTS + f"Service/shop/s{n}": b"{}" for n in range(100)})
         lines = await saved(one)
         with pytest.raises(Unavailable):

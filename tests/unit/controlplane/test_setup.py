@@ -13,6 +13,7 @@ from mesh.model import Ref
 from mesh.store.errors import Unavailable
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put
+from tests.fakes.cut_store import CutStore
 
 OPTIONS = InitOptions(trust_domain="mesh.test", cluster="east")
 NOW = time.time()
@@ -78,18 +79,9 @@ def test_another_mesh_is_not_initialised_over(other):
 
 
 def test_a_run_that_broke_off_anywhere_is_simply_repeated():
-    class Failing(MemoryStore):
-        left = 0
-
-        async def txn(self, compares, ops):
-            self.left -= 1
-            if not self.left:
-                raise Unavailable("cut")
-            return await super().txn(compares, ops)
-
     async def run():
         for cut in range(1, 4):
-            store, signer = Failing(), MemorySigner("mesh.test", clock=time.time)
+            store, signer = CutStore(), MemorySigner("mesh.test", clock=time.time)
             store.left = cut
             with pytest.raises(Unavailable):
                 await init(store, signer=signer)
