@@ -54,7 +54,7 @@ def ask(path: Path, do: str, body: Any = None, *, patience: float = PATIENCE) ->
             link.sendall(line)
             raw = _read_line(link)
         answer = json.loads(raw)
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
         raise HostError(f"nothing listens at {path}; is holdfast-host.service running?") from exc
     except PermissionError as exc:
         raise HostError(f"{path} may not be opened; use sudo") from exc

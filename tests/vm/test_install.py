@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.faults import LIBRARY
 from tests.vm.fleet import Fleet
 from tests.vm.host import Done, Host
 from tests.vm.manifest import difference, manifest
 from tests.vm.plane import Plane
-from tests.vm.shop import NAMESPACE, service
+from tests.vm.shop import APP, NAMESPACE, allowed, reachable, service, spiffe
 from tests.vm.versions import build_version
 
 pytestmark = pytest.mark.timeout(600)
@@ -22,7 +23,7 @@ AS_BEFORE = "this host is as it was"
 
 @pytest.fixture(scope="module", autouse=True)
 def shop_is_known(plane: Plane) -> None:
-    plane.apply(NAMESPACE, service("web", 8080))
+    plane.apply(NAMESPACE, service("web", 8080), allowed("web", "web"))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,8 @@ def test_a_killed_installation_goes_on_and_a_killed_removal_too(plane: Plane, ba
 def refused(host: Host, line: str, *said: str) -> None:
     """It is told why, and the host stays as it was."""
     before = manifest(host)
-    done = paste(host, line, check=False)
+    with reachable(host):
+        done = paste(host, line, check=False)
     assert done.code == 1, done.text
     for words in said:
         assert words in done.err
@@ -176,14 +178,37 @@ def test_a_token_that_does_not_count_is_told_and_a_good_one_goes_on(plane: Plane
 
 
 def test_a_host_without_nftables_goes_on_without_names(plane: Plane, standard: Host):
-    standard.run("mv /usr/sbin/nft /usr/sbin/nft.away")
+    standard.put(APP, "/root/app.py")
+    standard.run("mv /usr/sbin/nft /usr/sbin/nft.away; systemd-run --unit=web python3 /root/app.py web 8080")
     try:
         done = paste(standard, web_line(plane, standard))
         assert "this host has no nftables" in done.out
         assert "ready after" in done.out
+        # An upstream with a port of its own serves; one that is called by name is told to be amiss, and why.
+        upstreams = "upstreams: [{service: web, port: 8080, listen: '127.0.0.1:9001'}, {service: web, port: 8080}]\n"
+        standard.run("cat >>/etc/holdfast/services.d/web.yaml", stdin=upstreams + "callers: {users: [admin]}\n")
+        standard.wait(lambda: spiffe("web") in standard.run("curl -s http://127.0.0.1:9001/").out, what="it is called")
+        standard.wait(
+            lambda: "install the package nftables" in standard.run("holdfast-agent status").out, what="it is told"
+        )
+        assert "mesh" not in standard.run("cat /etc/hosts").out
+        a_clock_that_is_off_is_named_at_the_join(plane, standard)
         leave(standard)
     finally:
-        standard.run("mv /usr/sbin/nft.away /usr/sbin/nft")
+        standard.run("mv /usr/sbin/nft.away /usr/sbin/nft; systemctl stop web; rm -r /etc/holdfast", check=False)
+
+
+def a_clock_that_is_off_is_named_at_the_join(plane: Plane, host: Host) -> None:
+    """By `holdfast-agent join` itself, for hosts that no installer set up."""
+    settings = f"node: web-9\naddress: {host.gateway}99\ncontrolplanes: ['{plane.url}']\ndataDir: /root/data\n"
+    host.write("/root/agent.yaml", settings)
+    token = plane.holdfast("token", "create", "web-9")
+    join = "holdfast-agent join --config /root/agent.yaml --token-file -"
+    for off, words in (("-1h", "clock is 60 min behind"), ("+1h", "clock is 60 min ahead of")):
+        done = host.run(f"LD_PRELOAD={LIBRARY} FAKETIME={off} {join}", stdin=token, check=False)
+        assert done.code == 1
+        assert words in done.err
+    host.run("rm -rf /root/agent.yaml /root/data")
 
 
 @pytest.fixture
