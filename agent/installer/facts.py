@@ -27,7 +27,7 @@ NEEDED = ("venv", "ssl", "json", "hashlib", "zlib", "ctypes")
 PORTS = ((15443, "", "mTLS"), (15020, "127.0.0.1", "metrics"))
 
 
-def gather(made, controlplane):
+def gather(made, controlplane, named=""):
     """All but what the control plane says."""
     units = [key for key in made.things if key.startswith("unit ")]
     watched = (OPT, CURRENT, ENVOYS, AGENT_YAML, UNIT_FOLDER + "/" + AGENT_UNIT)
@@ -47,6 +47,7 @@ def gather(made, controlplane):
         installed=Path(CURRENT).readlink().name if Path(CURRENT).is_symlink() else "",
         node=node_of(Path(AGENT_YAML)),
         address=address_towards(controlplane),
+        elsewhere=bool(named) and not is_here(named),
     )
 
 
@@ -89,6 +90,16 @@ def node_of(path):
     except (OSError, ValueError):
         return ""
     return found.group(1) if found else ""
+
+
+def is_here(address):
+    """Can something listen at this address on this host?"""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def address_towards(url):

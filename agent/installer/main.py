@@ -70,7 +70,9 @@ def parse(arguments):
     parser.add_argument("--controlplane", action="append", default=[], metavar="URL", help="with --dist: where to join")
     parser.add_argument("--node", default="", help="this host's name in the mesh, as in the token")
     parser.add_argument(
-        "--address", default="", help="where other hosts reach it; default: by the way to the control plane"
+        "--address",
+        default="",
+        help="where other hosts reach it, also on a machine in front (NAT); default: by the way to the control plane",
     )
     parser.add_argument("--identity", action="append", default=[], metavar="NAMESPACE/ACCOUNT", help="as in the token")
     parser.add_argument(
@@ -183,7 +185,7 @@ def read_token_text(name):
 
 def look_around(given, options, made):
     """Facts, what is offered, and where it comes from. Every fault is told at once."""
-    facts = gather(made, options.controlplanes[0] if options.controlplanes else "")
+    facts = gather(made, options.controlplanes[0] if options.controlplanes else "", options.address)
     if early_faults(facts):
         raise InstallError(told(early_faults(facts)))
     token, offer, source = "", None, None

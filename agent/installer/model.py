@@ -85,6 +85,8 @@ class Facts:
     """Of an agent.yaml that is there."""
     address: str = ""
     """By which this host reaches the control plane."""
+    elsewhere: bool = False
+    """The address that the operator names is none of this host's: a machine in front forwards to it (NAT)."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def things(options, offer, unit_texts, facts):
     ]
     if not options.upgrade:
         address = options.address or facts.address
-        found.append(Thing("file", AGENT_YAML, mode=0o644, text=options.settings or agent_yaml(options, address)))
+        text = options.settings or agent_yaml(options, address, elsewhere=facts.elsewhere)
+        found.append(Thing("file", AGENT_YAML, mode=0o644, text=text))
         found += [
             Thing("file", CONFIG + "/services.d/" + name, mode=0o644, text=text)
             for name, text in (*((s.name + ".yaml", service_yaml(s)) for s in options.services), *options.files)
@@ -49,11 +50,12 @@ def things(options, offer, unit_texts, facts):
     return found
 
 
-def agent_yaml(options, address):
-    """JSON's strings are YAML's."""
+def agent_yaml(options, address, *, elsewhere=False):
+    """JSON's strings are YAML's. Behind NAT Envoy listens at all of the host's addresses: `address` is none."""
     lines = [
         "node: " + json.dumps(options.node),
         "address: " + json.dumps(address),
+        *(["bind: " + json.dumps("::" if ":" in address else "0.0.0.0")] if elsewhere else []),
         "controlplanes: " + json.dumps(list(options.controlplanes)),
     ]
     return HEAD + "\n".join(lines) + "\n"

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from agent.installer.facts import is_here
 from agent.installer.model import Facts, InstallError, Options, Service
 from agent.installer.offer import choose, read_manifest
 from agent.installer.preflight import MAX_SKEW, early_faults, faults, notes
 from agent.installer.steps import parse_service, removal, stale, things
-from agent.settings import check
+from agent.settings import Settings, check
 from mesh import codec
 
 UNITS = ("holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service")
@@ -178,7 +179,6 @@ def test_the_settings_that_are_written_are_good_settings():
         services=(Service("web", "shop", "w", 80, "http"),),
     )
     texts = {thing.name: thing.text for thing in things(options, offer(), [], FACTS) if thing.kind == "file"}
-    from agent.settings import Settings
     from mesh.model import ServiceDefinition
 
     settings = codec.convert_strict(Settings, codec.load_yaml(texts["/etc/holdfast/agent.yaml"])[0])
@@ -245,3 +245,28 @@ def test_a_tree_that_is_half_gone_is_not_whole(tmp_path, monkeypatch):
         system.take_away("tree", str(tree))
     assert tree.is_dir()
     assert not system.is_there(thing, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "elsewhere", "listens_at"),
+    [
+        ("203.0.113.9", True, "0.0.0.0"),
+        ("2001:db8::9", True, "::"),
+        ("10.0.0.7", False, "10.0.0.7"),
+        ("2001:db8::9", False, "::"),
+    ],
+)
+def test_behind_nat_envoy_listens_at_all_addresses(address, elsewhere, listens_at):
+    facts = dataclasses.replace(FACTS, elsewhere=elsewhere)
+    found = things(dataclasses.replace(OPTIONS, address=address), offer(), [], facts)
+    (text,) = [thing.text for thing in found if thing.name == "/etc/holdfast/agent.yaml"]
+    settings = codec.convert_strict(Settings, codec.load_yaml(text)[0])
+    assert check(settings) == ()
+    assert (settings.address, settings.listens_at) == (address, listens_at)
+    assert bool(settings.bind) == elsewhere
+
+
+def test_the_host_knows_which_address_is_its_own():
+    assert is_here("127.0.0.1")
+    assert not is_here("192.0.2.200")
+    assert not is_here("no address")
