@@ -168,7 +168,9 @@ def _connections(agent: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _envoy(facts: Facts) -> Iterator[Finding]:
     if facts.envoy_fault:
-        yield Finding("Envoy", "fault", facts.envoy_fault, f"`journalctl -u {ENVOY}` says why it does not run")
+        denied = "Permission denied" in facts.envoy_fault
+        advice = "run this as root" if denied else f"`journalctl -u {ENVOY}` says why it does not run"
+        yield Finding("Envoy", "fault", facts.envoy_fault, advice)
         return
     if facts.envoy_state != "LIVE":
         yield Finding("Envoy", "warning", f"it is {facts.envoy_state}", "it waits for its configuration: see the agent")

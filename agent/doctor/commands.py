@@ -1,5 +1,6 @@
 """`holdfast-agent doctor` and `holdfast-agent debug dump`."""
 
+import io
 import json
 import sys
 import time
@@ -22,6 +23,13 @@ output_option = click.option(
 MARKS = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
 
 
+def _quiet() -> None:
+    """What the agent's own modules would log is told as a finding, or as the reason of a part."""
+    from mesh import obs
+
+    obs.setup_logging("critical", stream=io.StringIO())
+
+
 @click.command()
 @config_option
 @output_option
@@ -38,9 +46,8 @@ def doctor(config: Path, output: str) -> None:
     """
     from agent.doctor.checks import checks
     from agent.doctor.gather import gather
-    from mesh import obs
 
-    obs.setup_logging("critical")
+    _quiet()
     findings = checks(gather(config, time.time))
     worst = max((f.verdict for f in findings), key=list(MARKS).index)
     if output == "json":
@@ -83,9 +90,8 @@ def dump(config: Path, out: Path | None, max_mib: int, output: str) -> None:
     """
     from agent.doctor import archive
     from agent.doctor.parts import Source
-    from mesh import obs
 
-    obs.setup_logging("critical")
+    _quiet()
     source, now = Source(config, time.time), time.time()
     name = f"holdfast-{source.node}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
     target = out or Path(f"{name}.tar.gz")

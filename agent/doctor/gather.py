@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from os import statvfs
+from os import statvfs, strerror
 from pathlib import Path
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
 from typing import Any
 
 from agent import addresses, admin, definitions, minding, procfs, tls
@@ -78,6 +78,8 @@ def identity(settings: Settings) -> StoredIdentity | None:
     except OSError as exc:
         raise GatherError(f"{folder} cannot be read: {exc.strerror}") from exc
     found = Slots(folder, "identity", StoredIdentity).load()
+    if not found and (files := sorted(path.name for path in folder.glob("identity.[01]"))):
+        raise GatherError(f"{' and '.join(files)} in {folder} are damaged")
     return found[0] if found else None
 
 
@@ -283,6 +285,8 @@ def _words(exc: BaseException) -> str:
             return f"no answer within {SECONDS:g} s"
         case EOFError():
             return "it hangs up"
+        case OSError(errno=int(number)) if not isinstance(exc, SSLError):
+            return strerror(number)
     return str(exc) or type(exc).__name__
 
 

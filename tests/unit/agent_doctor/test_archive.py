@@ -283,3 +283,13 @@ def test_doctor_says_what_to_do_and_fails_for_a_fault(planted):
     assert found["agent"]["verdict"] == "fault", "it has a problem"
     assert told.exit_code == 1
     eventually(lambda: not (planted.run / "agent.sock").exists())
+
+
+def test_a_damaged_identity_is_told_as_that_and_without_noise(planted):
+    (planted.data / "identity.0").write_bytes(b"holdfast1 1 5 x\nhalf")
+    (planted.data / "identity.1").unlink(missing_ok=True)
+    said = CliRunner().invoke(main, ["doctor", "--config", str(planted.config)])
+    assert "FAULT    identity: identity.0 in" in said.output
+    assert "damaged" in said.output
+    assert "token create vm1" in said.output
+    assert said.stderr == ""
