@@ -10,6 +10,7 @@ from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
 from envoy.config.core.v3.address_pb2 import Address, BindConfig, CidrRange, Pipe, SocketAddress
+from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from envoy.config.core.v3.base_pb2 import (
     DataSource,
     HeaderValue,
@@ -211,6 +212,7 @@ __all__ = [
     "AggregatedConfigSource",
     "AnyMessage",
     "ApiVersion",
+    "BackoffStrategy",
     "BindConfig",
     "BoolValue",
     "CertificateValidationContext",

@@ -10,18 +10,26 @@ from dataclasses import dataclass
 from mesh import pb
 from mesh.compile.view import Access, Rule
 from mesh.model import DEFAULT_DENY
+from mesh.model.authorization import SEVERAL_NAMES
 
 _ALLOW, _DENY = pb.RbacRules.ALLOW, pb.RbacRules.DENY
 _ANY_SPIFFE_ID = "spiffe://"
+_BETWEEN_NAMES = ","
+"""Envoy joins the URI names of a certificate by it; no SPIFFE id has one."""
 
 
 def matcher(access: Access) -> pb.Matcher:
-    """Deny rules, then allow rules, then the default."""
-    entries = [*_entries(access.deny, _DENY), *_entries(access.allow, _ALLOW)]
+    """Who has several names, deny rules, then allow rules, then the default."""
+    entries = [_several(), *_entries(access.deny, _DENY), *_entries(access.allow, _ALLOW)]
     default = _action(DEFAULT_DENY, _DENY)
-    if not entries:
-        return pb.Matcher(on_no_match=default)
     return pb.Matcher(matcher_list=pb.Matcher.MatcherList(matchers=entries), on_no_match=default)
+
+
+def _several() -> pb.Matcher.MatcherList.FieldMatcher:
+    """A certificate names one identity (X.509-SVID, section 2). Envoy verifies the first, and hands over all."""
+    return pb.Matcher.MatcherList.FieldMatcher(
+        predicate=_uri(pb.XdsStringMatcher(contains=_BETWEEN_NAMES)), on_match=_action(SEVERAL_NAMES, _DENY)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ def _exact(text: str) -> pb.XdsStringMatcher:
 
 
 def _uri(value: pb.XdsStringMatcher) -> pb.Matcher.MatcherList.Predicate:
-    """The caller's SPIFFE id: the URI name of its certificate, of which the validator allows exactly one."""
+    """The caller's SPIFFE id: the URI name of its certificate."""
     return _single("uri_san", pb.UriSanInput(), value)
 
 

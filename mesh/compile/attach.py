@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from mesh.compile.roots import certificates
 from mesh.model import (
     ExternalPort,
     ExternalService,
@@ -28,6 +29,7 @@ from mesh.model import (
     ServiceRef,
     TCPRoute,
     TrafficPolicy,
+    TrustBundle,
 )
 from mesh.model.checks import imported_name_fault, label_fault, port_fault, shown
 from mesh.model.routing import EXTERNAL, IMPORTED, SUBSET, BackendRef, ParentRef
@@ -224,7 +226,8 @@ class Attached:
         """Are there roots by which names of this trust domain can be verified?"""
         place = Ref("TrustBundle", "", trust_domain)
         self.asked.add(place)
-        return place in self._objects
+        found = self._objects.get(place)
+        return isinstance(found, TrustBundle) and bool(certificates(found.spec.roots))
 
     def external(self, ref: ServiceRef) -> ExternalService | None:
         place = Ref("ExternalService", ref.namespace, ref.name)
@@ -336,7 +339,8 @@ class Attached:
         if found.spec.trust_domain != peering.spec.trust_domain:
             return None, f"Service {ref} is not of Peering {ref.peer}'s trust domain"
         if not self.trusted(found.spec.trust_domain):
-            return None, f"there is no TrustBundle {found.spec.trust_domain}, so nobody of {ref.peer} can be verified"
+            domain = found.spec.trust_domain
+            return None, f"TrustBundle {domain} has no root yet: nobody of {ref.peer} can be verified"
         if not any(not label_fault(account) for account in found.spec.service_accounts):
             return None, f"Service {ref} lists no service account that may stand behind it"
         return found, ""

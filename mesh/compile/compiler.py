@@ -249,14 +249,28 @@ class _Run:
         if not frame.roots:
             self.problems.append(Problem(None, "bundle", "no roots are known: nobody can be verified"))
             return
-        own = ((frame.trust_domain, frame.roots),)
-        blame = frozenset({frame.roots_source} if frame.roots_source else ())
-        # Roots of each domain stand for names of that domain, and for no others.
-        all_domains = (*own, *((other.name, other.roots) for other in frame.others))
-        sources = blame.union(*(other.sources for other in frame.others))
-        self._add(pb.SECRET, names.BUNDLE, all_domains, lambda: tls.bundle(all_domains), sources)
-        if frame.gate:
-            self._add(pb.SECRET, names.OWN_BUNDLE, own, lambda: tls.bundle(own, names.OWN_BUNDLE), blame)
+        roots = {frame.trust_domain: frame.roots, **{other.name: other.roots for other in frame.others}}
+        self._bundle(names.BUNDLE, roots, roots)
+        for domains in self._verifying():
+            self._bundle(names.bundle(domains), domains, roots)
+
+    def _verifying(self) -> set[tuple[str, ...]]:
+        """Trust domains by whose bundles somebody is verified here, as they are verified together."""
+        frame = self._frame
+        parts = [part for backend in frame.backends for part in backend.assignment.named]
+        accounts = (*(b.accounts for b in frame.backends), *(part.accounts for part in parts))
+        found = {tuple(sorted({tls.domain_of(one) for one in those})) for those in accounts if those}
+        found |= {inbound.verifying(frame, port) for port in frame.inbound} - {()}
+        return found | ({(frame.trust_domain,)} if frame.gate else set())
+
+    def _bundle(self, name: str, domains: Iterable[str], roots: Mapping[str, tuple[str, ...]]) -> None:
+        """Roots of each domain stand for names of that domain, and for no others."""
+        frame = self._frame
+        chosen = tuple((domain, roots[domain]) for domain in domains if domain in roots)
+        sources = {ref for other in frame.others if other.name in dict(chosen) for ref in other.sources}
+        if frame.roots_source and frame.trust_domain in dict(chosen):
+            sources.add(frame.roots_source)
+        self._add(pb.SECRET, name, chosen, lambda: tls.bundle(chosen, name), sources)
 
     def _certificate(self, identity: str, chain: str, key: str) -> None:
         name = names.secret(identity)
@@ -270,7 +284,7 @@ class _Run:
         ports = tuple(port for port in frame.inbound if self._ready(port.identity) and self._behind(port))
         if not ports:
             return
-        inputs = tuple(_chain_inputs(port) for port in ports)
+        inputs = tuple((_chain_inputs(port), inbound.verifying(frame, port)) for port in ports)
         sources = {Ref("Service", p.service.namespace, p.service.name) for p in ports}
         sources.update(*(p.access.sources | {_CONFIG} for p in ports if p.protocol == "tcp"))
         self._add(pb.LISTENER, names.INBOUND_LISTENER, inputs, lambda: inbound.listener(frame, ports), sources)

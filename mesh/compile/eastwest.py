@@ -5,7 +5,7 @@ other, and the callee says who may call it. What has no chain is closed before a
 """
 
 from mesh import pb
-from mesh.compile import clusters, names
+from mesh.compile import clusters, names, outbound
 from mesh.compile.inbound import HANDSHAKE_SECONDS, TCP_IDLE_SECONDS
 from mesh.compile.parts import (
     ADS,
@@ -19,9 +19,6 @@ from mesh.compile.parts import (
 )
 from mesh.compile.view import Frame, Gateway, Passage
 from mesh.model.trafficpolicy import OutlierDetection
-
-_ATTEMPTS = clusters.LOCAL_FAILURES + 1
-"""As for TCP of callers: with one more than failures eject a host, no connection fails because of one dead host."""
 
 _OUTLIERS = OutlierDetection(consecutive_gateway_errors=0)
 """Only connections that fail: nothing else can be seen from here."""
@@ -72,7 +69,8 @@ def _chain(frame: Frame, gateway: Gateway, passage: Passage) -> pb.FilterChain:
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
         cluster=passage.assignment.name,
-        max_connect_attempts=pb.uint32(_ATTEMPTS),
+        max_connect_attempts=pb.uint32(outbound.TCP_ATTEMPTS),
+        backoff_options=outbound.BETWEEN_ATTEMPTS,
         idle_timeout=pb.duration(TCP_IDLE_SECONDS),
         access_log=[access_log(frame.access_log, {**_FIELDS, "service": f"{service}:{port}"})],
     )
@@ -95,7 +93,8 @@ def cluster(passage: Passage) -> pb.Cluster:
         connect_timeout=pb.duration(CONNECT_SECONDS),
         circuit_breakers=limits(),
         outlier_detection=clusters.outliers(_OUTLIERS),
-        lb_policy=pb.Cluster.LEAST_REQUEST,
+        # Not by least connections: who is dead has none, and would be tried again and again.
+        lb_policy=pb.Cluster.ROUND_ROBIN,
         common_lb_config=pb.Cluster.CommonLbConfig(
             healthy_panic_threshold=pb.Percent(value=0), update_merge_window=pb.duration(0)
         ),

@@ -46,7 +46,7 @@ def listener(frame: Frame, spec: GateSpec) -> pb.Listener:
     limit = pb.ConnectionLimit(stat_prefix=names.GATE, max_connections={"value": MAX_CONNECTIONS})
     chain = pb.FilterChain(
         name=names.GATE,
-        transport_socket=tls.server(names.GATE, ("h2",), own=True),
+        transport_socket=tls.server(names.GATE, ("h2",), bundle=names.bundle((frame.trust_domain,))),
         transport_socket_connect_timeout=pb.duration(HANDSHAKE_SECONDS),
         filters=[network_filter("envoy.filters.network.connection_limit", limit), _manager(frame)],
     )

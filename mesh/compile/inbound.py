@@ -77,11 +77,30 @@ def _chain(frame: Frame, port: Inbound) -> pb.FilterChain:
     return pb.FilterChain(
         name=server_name,
         filter_chain_match=pb.FilterChainMatch(server_names=[server_name], transport_protocol="tls"),
-        transport_socket=tls.server(port.identity, () if tcp else ("h2", "http/1.1"), callers=callers),
+        transport_socket=tls.server(
+            port.identity,
+            () if tcp else ("h2", "http/1.1"),
+            callers=callers,
+            bundle=names.bundle(domains) if (domains := verifying(frame, port)) else names.BUNDLE,
+        ),
         metadata=_metadata(port, callers),
         transport_socket_connect_timeout=pb.duration(HANDSHAKE_SECONDS),
         filters=_tcp_filters(frame, port) if tcp else [_http_manager(frame, port)],
     )
+
+
+def verifying(frame: Frame, port: Inbound) -> tuple[str, ...]:
+    """Trust domains by whose bundles callers are verified; none: any that is known.
+
+    With HTTP any: RBAC looks at each request, and refuses who has several names. With TCP the handshake lets in by
+    names, and any name of a certificate will do; so whoever has nobody who is let in, signs nothing there.
+    """
+    callers = access.admission(port.access) if port.protocol == "tcp" else None
+    if callers is None:
+        return ()
+    known = {frame.trust_domain, *(other.name for other in frame.others)}
+    named = {tls.domain_of(beginning) for beginning in (*callers.ids, *callers.prefixes)} & known
+    return tuple(sorted(named or {frame.trust_domain}))
 
 
 def _metadata(port: Inbound, callers: access.Admission | None) -> pb.Metadata:

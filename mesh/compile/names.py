@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 from mesh.model import ServiceDefinition, ServiceRef
 
@@ -11,8 +12,7 @@ GATE = "gate"
 
 GATE_CLUSTER = "gate|etcd"
 BUNDLE = "bundle"
-OWN_BUNDLE = "bundle|own"
-"""Without the bundles of other trust domains."""
+"""Of all trust domains that are known here."""
 
 GATEWAY = "gateway"
 """The listener of an east-west gateway."""
@@ -41,6 +41,11 @@ def sni(service: ServiceRef, port: int, cluster: str) -> str:
 def secret(identity: str) -> str:
     """SDS secret of an identity, given as `<namespace>/<service-account>` or `gate`."""
     return f"identity|{identity}"
+
+
+def bundle(domains: Iterable[str]) -> str:
+    """SDS secret with the bundles of these trust domains alone."""
+    return f"{BUNDLE}|{','.join(sorted(domains))}"
 
 
 def load_assignment(service: ServiceRef, port: int, subset: str = "") -> str:

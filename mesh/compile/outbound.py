@@ -14,9 +14,12 @@ from mesh.compile.parts import access_log, listen_address, log_fields, network_f
 from mesh.compile.view import Frame, Outbound
 from mesh.model.duration import seconds
 
-_TCP_ATTEMPTS = clusters.LOCAL_FAILURES + 1
+TCP_ATTEMPTS = clusters.LOCAL_FAILURES + 1
 """TCP has no memory of hosts that were tried: with one attempt more than failures eject a host, a connection does not
 fail because of one dead host, whatever others do at the same time."""
+
+BETWEEN_ATTEMPTS = pb.BackoffStrategy(base_interval=pb.duration(0.01), max_interval=pb.duration(0.1))
+"""Ejection is decided in another thread: without a pause all attempts would be over before it."""
 
 NO_CERTIFICATE = "this host holds no certificate yet for the identity that calls"
 
@@ -75,7 +78,8 @@ def to_service(frame: Frame, upstream: Outbound, fault: str) -> pb.Filter:
         )
     proxy = pb.TcpProxy(
         stat_prefix=stat_prefix,
-        max_connect_attempts=pb.uint32(_TCP_ATTEMPTS),
+        max_connect_attempts=pb.uint32(TCP_ATTEMPTS),
+        backoff_options=BETWEEN_ATTEMPTS,
         idle_timeout=pb.duration(seconds(upstream.idle) if upstream.idle else TCP_IDLE_SECONDS),
         # Always: without it a policy that hashes would change the listener, and close its connections. Where nobody
         # hashes it does nothing.

@@ -1,8 +1,5 @@
 """project: from all that an agent knows to what its proxy needs. Bad data ends here, as a Problem."""
 
-import base64
-import binascii
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,6 +10,7 @@ from mesh.compile.calls import Calls, calls
 from mesh.compile.calls import interest as calls_interest
 from mesh.compile.names import defined
 from mesh.compile.passages import gateway, passed_on
+from mesh.compile.roots import certificates
 from mesh.compile.types import Problem
 from mesh.compile.view import Egress, Frame, NodeView, TrustDomain
 from mesh.model import (
@@ -29,8 +27,6 @@ from mesh.model.checks import address_fault, ip_of, port_fault
 
 MAX_REGISTERED = 1024
 """Addresses and ports outside of the mesh to which captured connections may go: a filter chain each."""
-
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*\Z")
 
 
 def project(world: World, local: NodeLocal, previous: NodeView | None = None) -> NodeView:
@@ -156,12 +152,12 @@ class _Projection:
         """From the world; from join or disk as long as the world has none that can be used."""
         bundle = self._world.bundle(self._local.trust_domain)
         if bundle is not None:
-            good = tuple(pem for pem in bundle.spec.roots if _is_certificate(pem))
+            good = certificates(bundle.spec.roots)
             if len(good) < len(bundle.spec.roots):
                 self._note(bundle.ref, "spec.roots", "not all are PEM certificates; those are left out")
             if good:
                 return good, bundle.ref
-        return tuple(pem for pem in self._local.bundle_roots if _is_certificate(pem)), None
+        return certificates(self._local.bundle_roots), None
 
     def _others(self) -> Iterator[TrustDomain]:
         """Trust domains of peers. Whoever has no Peering is nobody here, whatever bundle there is."""
@@ -171,7 +167,7 @@ class _Projection:
             assert isinstance(peering, Peering)
             domain = peering.spec.trust_domain
             bundle = self._world.bundle(domain)
-            roots = tuple(pem for pem in bundle.spec.roots if _is_certificate(pem)) if bundle else ()
+            roots = certificates(bundle.spec.roots) if bundle else ()
             if domain in known:
                 self._note(
                     ref, "spec.trustDomain", "is this cluster's own, or another Peering's: it is not trusted twice"
@@ -218,14 +214,6 @@ def _sound(definitions: Iterable[ServiceDefinition]) -> tuple[list[ServiceDefini
         elif not faults:
             good[key] = definition
     return [good[key] for key in sorted(good)], problems
-
-
-def _is_certificate(pem: str) -> bool:
-    found = _PEM.match(pem.strip())
-    try:
-        return bool(found and base64.b64decode("".join(found[1].split()), validate=True))
-    except binascii.Error:
-        return False
 
 
 def _place_fault(text: str) -> str:

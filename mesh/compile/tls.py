@@ -1,5 +1,7 @@
 """mTLS: contexts for both sides, and the secrets they name."""
 
+from collections.abc import Iterable
+
 from mesh import pb
 from mesh.compile import names
 from mesh.compile.access import Admission
@@ -27,21 +29,19 @@ NOBODY = "nobody"
 
 
 def server(
-    identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | None = None, own: bool = False
+    identity: str, alpn: tuple[str, ...] = (), *, callers: Admission | None = None, bundle: str = names.BUNDLE
 ) -> pb.TransportSocket:
     """Shows this identity, and takes only callers whom the bundle knows; of those, `callers`, if told.
-
-    `own`: and nobody of another trust domain.
 
     No resumption: a resumed session would be let in by what was trusted when it began.
     """
     common = _common(identity, alpn)
     if callers is None:
-        common.validation_context_sds_secret_config.CopyFrom(_sds(names.OWN_BUNDLE if own else names.BUNDLE))
+        common.validation_context_sds_secret_config.CopyFrom(_sds(bundle))
     else:
         # An empty list would mean: any name.
         matchers = [*map(_exact, callers.ids), *map(_prefix, callers.prefixes)] or [_exact(NOBODY)]
-        common.combined_validation_context.CopyFrom(_bundle_and(matchers))
+        common.combined_validation_context.CopyFrom(_bundle_and(bundle, matchers))
     context = pb.DownstreamTlsContext(
         common_tls_context=common,
         require_client_certificate=pb.true(),
@@ -54,11 +54,26 @@ def server(
 def client(
     identity: str, server_name: str, accounts: tuple[str, ...], alpn: tuple[str, ...] = ()
 ) -> pb.TransportSocket:
-    """Shows this identity, and takes only a server that is one of these SPIFFE ids."""
+    """Shows this identity, and takes only a server that is one of these SPIFFE ids, by their trust domain's bundle.
+
+    Not by one of several: Envoy chooses the bundle by the first name of a certificate, and compares all of them. Who
+    signs for one domain could add a name of another.
+    """
     assert accounts, "no name to compare would mean: any identity"
     common = _common(identity, alpn)
-    common.combined_validation_context.CopyFrom(_bundle_and([_exact(account) for account in accounts]))
+    common.combined_validation_context.CopyFrom(_bundle_and(verified_by(accounts), [*map(_exact, accounts)]))
     return _socket(pb.UpstreamTlsContext(common_tls_context=common, sni=server_name, max_session_keys=pb.uint32(0)))
+
+
+def verified_by(accounts: Iterable[str]) -> str:
+    """The bundle for these SPIFFE ids; for none, any, since nothing is compared with it."""
+    domains = {domain_of(account) for account in accounts if account != NOBODY}
+    return names.bundle(domains) if domains else names.BUNDLE
+
+
+def domain_of(beginning: str) -> str:
+    """The trust domain of a SPIFFE id, or of how it begins."""
+    return beginning.removeprefix("spiffe://").partition("/")[0]
 
 
 def _exact(spiffe_id: str) -> pb.SubjectAltNameMatcher:
@@ -74,12 +89,13 @@ def _uri(matcher: pb.StringMatcher) -> pb.SubjectAltNameMatcher:
 
 
 def _bundle_and(
+    bundle: str,
     matchers: list[pb.SubjectAltNameMatcher],
 ) -> pb.CommonTlsContext.CombinedCertificateValidationContext:
     """Known to the bundle, and called as one of these says."""
     return pb.CommonTlsContext.CombinedCertificateValidationContext(
         default_validation_context=pb.CertificateValidationContext(match_typed_subject_alt_names=matchers),
-        validation_context_sds_secret_config=_sds(names.BUNDLE),
+        validation_context_sds_secret_config=_sds(bundle),
     )
 
 

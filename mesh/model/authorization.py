@@ -21,6 +21,8 @@ DEFAULT_DENY = "default-deny"
 """The rule that denies when no rule allows; named in every such denial."""
 DEFAULT_ALLOW = "default-allow"
 """The rule that allows whom no rule speaks of, where MeshConfig says so: anybody of this trust domain."""
+SEVERAL_NAMES = "several-names"
+"""The rule that denies whoever shows a certificate with more than one identity."""
 
 
 class AuthorizationSource(Frozen, frozen=True, kw_only=True):

@@ -165,13 +165,15 @@ class TestCa:
     def root(self) -> str:
         return self._root.public_bytes(serialization.Encoding.PEM).decode()
 
-    def identity(self, path: str, *, hours: float = 1.0, dns: str = "", uri: str = "") -> Identity:
-        """For `/ns/shop/sa/web`; a negative life is over already."""
+    def identity(
+        self, path: str, *, hours: float = 1.0, dns: str = "", uri: str = "", more: Iterable[str] = ()
+    ) -> Identity:
+        """For `/ns/shop/sa/web`; a negative life is over already. `more`: URI names besides."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         begin, end = now - dt.timedelta(hours=24), now + dt.timedelta(hours=hours)
         uri = uri or f"spiffe://{self.domain}{path}"
-        sans: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+        sans: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name) for name in (uri, *more)]
         if dns:
             sans.append(x509.DNSName(dns))
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -119,7 +119,7 @@ _PASSED_OVER = {
     pb.DownstreamTlsContext: "disable_stateless_session_resumption disable_stateful_session_resumption",
     pb.CommonTlsContext: "tls_params alpn_protocols",
     pb.NetworkRbac: "stat_prefix",
-    pb.TcpProxy: """stat_prefix idle_timeout access_log max_connect_attempts upstream_connect_mode
+    pb.TcpProxy: """stat_prefix idle_timeout access_log max_connect_attempts backoff_options upstream_connect_mode
         max_early_data_bytes""",
     pb.ConnectionLimit: "stat_prefix",
     pb.HttpConnectionManager: """codec_type stat_prefix access_log http_protocol_options http2_protocol_options

@@ -98,6 +98,12 @@ class Host:
         eventually(lambda: self._acked(snapshot), timeout=20, what=f"{self.name} has its configuration")
         return snapshot
 
+    def published_again(self) -> None:
+        """Wait until an Envoy that was started anew has what was published last."""
+        _, snapshot = self.published
+        self._answers.clear()
+        eventually(lambda: self._acked(snapshot), timeout=20, what=f"{self.name} has its configuration again")
+
     def republish(self, world: World) -> Snapshot:
         """Another world, for the same host."""
         assert self.local is not None

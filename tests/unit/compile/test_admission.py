@@ -106,7 +106,7 @@ def matchers(*objects) -> list[str] | None:
         assert common.validation_context_sds_secret_config.name == "bundle"
         return None
     combined = common.combined_validation_context
-    assert combined.validation_context_sds_secret_config.name == "bundle"
+    assert combined.validation_context_sds_secret_config.name == "bundle|east.test"
     found = combined.default_validation_context.match_typed_subject_alt_names
     assert all(m.san_type == pb.SubjectAltNameMatcher.URI for m in found)
     return [f"{m.matcher.WhichOneof('match_pattern')}:{m.matcher.exact or m.matcher.prefix}" for m in found]

@@ -143,7 +143,7 @@ def test_upstreams_are_taken_by_their_names_only():
     combined = context.common_tls_context.combined_validation_context
     matchers = combined.default_validation_context.match_typed_subject_alt_names
     assert [m.matcher.exact for m in matchers] == ["spiffe://east.test/ns/shop/sa/api"]
-    assert combined.validation_context_sds_secret_config.name == "bundle"
+    assert combined.validation_context_sds_secret_config.name == "bundle|east.test"
     assert context.sni == "80.api.shop.east.mesh"
 
 
