@@ -108,8 +108,8 @@ def running(view: View, service: ServiceRef) -> list[str]:
 
 
 def _to_ask(called: Called) -> list[Reached]:
-    """One endpoint a host and Service."""
-    found = {(one.service, one.node): one for one in reversed(called.endpoints)}
+    """One endpoint a host and Service. Hosts of other clusters answer to their own control planes only."""
+    found = {(one.service, one.node): one for one in reversed(called.endpoints) if not one.cluster}
     return sorted(found.values(), key=lambda one: (one.service, one.node))[:MAX_CALLEES]
 
 

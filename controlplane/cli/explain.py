@@ -28,15 +28,17 @@ def explain(
 ) -> None:  # fmt: skip
     r"""Tell what becomes of a call from one service to another, and which objects say so.
 
-    Services are named <name>.<namespace>. The agents of both hosts answer, from the configuration that their proxies
-    have: the route, the shares of its backends, the endpoints and their health, times and tries, and the rule that
-    lets the caller in or refuses it. Nothing is sent to any application.
+    Services are named <name>.<namespace>, those of other clusters <name>.<namespace>.<cluster>. The agents of both
+    hosts answer, from the configuration that their proxies have: the route, the shares of its backends, the endpoints
+    and their health, times and tries, and the rule that lets the caller in or refuses it. Of another cluster they tell
+    by which gateways it is reached and who may answer. Nothing is sent to any application.
 
     \b
     Examples:
       holdfast explain web.shop api.shop
       holdfast explain 'web.shop -> api.shop:80' --path /cart --method POST
       holdfast explain web.shop api.shop --header 'version: two' -o json
+      holdfast explain web.shop api.shop.east
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import emit, talk
@@ -68,6 +70,9 @@ def question(words: Sequence[str], namespace: str) -> dict[str, Any]:
         raise CliError(f"{port!r} is not a port", code=Exit.USAGE, hint="such as: api.shop:80")
     name, _, its = parts[0].partition(".")
     service, _, theirs = called.partition(".")
+    if "." in theirs:  # <service>.<namespace>.<cluster>, which is named <service>.<cluster> in that namespace here
+        theirs, _, cluster = theirs.partition(".")
+        service = f"{service}.{cluster}"
     return {
         "name": name,
         "namespace": its or namespace,
@@ -89,7 +94,8 @@ def lines(found: Document, asked: Document, now: float) -> list[str]:
     """The answer for people. Pure."""
     caller = found["caller"]
     who = f"{asked['name']}.{asked['namespace']} on {caller['node']}"
-    whom = f"{asked['service']}.{asked['serviceNamespace']} through {caller['listen']}"
+    service, _, cluster = asked["service"].partition(".")
+    whom = f"{'.'.join(filter(None, (service, asked['serviceNamespace'], cluster)))} through {caller['listen']}"
     shown = [f"{who} calls {whom}: {asked['method']} {asked['path']}"]
     shown.append(f"  as {caller['spiffeId']}, {_until(caller, now)}")
     for outcome in caller["outcomes"]:
@@ -155,8 +161,19 @@ def _endpoints(service: str, known: Sequence[Document], callees: Sequence[Docume
             continue
         place = f" in {one['locality']}" if one.get("locality") else ""
         head = f"  {one['instance']} on {one['node']} ({one['address']}){place} is {one['health']}"
+        if one.get("cluster"):
+            shown += [f"{head}; it leads to cluster {one['cluster']}", *_far(one)]
+            continue
         shown.append(head + _answer(answers.get((service, one["node"])), now))
     return shown or ["  no endpoint is behind it"]
+
+
+def _far(one: Document) -> list[str]:
+    """Of another cluster: what is known here, and where the rest is."""
+    return [
+        f"    as {one['sni']}, and nobody may answer but {', '.join(one['identities'])}",
+        f"    who is let in there, policies of {one['cluster']} say: ask its control plane",
+    ]
 
 
 def _answer(side: Document | None, now: float) -> str:

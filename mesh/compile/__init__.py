@@ -12,11 +12,12 @@
     view, project       NodeView and how it is made       names      every resource name, once
     callee, standby     the part of it for calls that come in
     inbound, outbound   listeners, routes, clusters       tls        mTLS contexts, secrets
-    gate                the store gate                    access     policies as RBAC
+    gate, eastwest      the store gate, gateways          access     policies as RBAC
     endpoints           load assignments, spliced         http, parts  what several of them share
     attach, rules       routes and policies: which count for whom, in which order; routes makes Envoy's of them
     policies            what policies say of requests: tries, faults, limits make Envoy's words of it
     calls, callee       the two sides of a projection     conditions   what became of a route, for its status
+    backends            endpoints of a call, in one cluster or several; passages: what a gateway passes on
 
     simulate            what an Envoy with a Snapshot does with one request; it knows nothing of the others
 """

@@ -11,7 +11,7 @@ from mesh import pb
 from mesh.compile import clusters, names, simulate
 from mesh.compile.simulate import Closed, Deny, Direct, Fault, NoRoute, Redirect, Share, To, Verdict
 from mesh.compile.types import Snapshot
-from mesh.compile.view import Backend, Frame, Outbound
+from mesh.compile.view import Backend, Frame, Outbound, Part
 from mesh.model import Endpoint, NodeLocal, Ref, ServiceRef, World
 from mesh.model.explained import (
     Answered,
@@ -77,7 +77,7 @@ def call(present: Present, asked: CallQuestion) -> Called:
         listen=listen,
         revision=present.snapshot.revision,
         outcomes=outcomes,
-        endpoints=tuple(_endpoints(outcomes, backends, present.world))[:MAX_ENDPOINTS],
+        endpoints=tuple(_endpoints(outcomes, backends, present))[:MAX_ENDPOINTS],
         not_after=held.not_after if held else 0.0,
     )
 
@@ -112,7 +112,7 @@ def answer(present: Present, asked: AnswerQuestion) -> Answered:
 def _upstream(present: Present, asked: CallQuestion) -> Outbound:
     service = ServiceRef(asked.service_namespace, asked.service)
     places = {
-        (definition.identity, upstream.listen or (upstream.namespace or definition.namespace, upstream.service))
+        (definition.identity, upstream.listen or tuple(upstream.called(definition.namespace)))
         for definition in present.local.definitions
         if (definition.name, definition.namespace) == (asked.name, asked.namespace)
         for upstream in definition.upstreams
@@ -199,29 +199,33 @@ def _sources(resource: str, snapshot: Snapshot) -> frozenset[Ref]:
     return found.sources if found else frozenset()
 
 
-def _endpoints(outcomes: tuple[Outcome, ...], backends: Mapping[str, Backend], world: World) -> Iterator[Reached]:
+def _endpoints(outcomes: tuple[Outcome, ...], backends: Mapping[str, Backend], present: Present) -> Iterator[Reached]:
     for cluster in dict.fromkeys(outcome.cluster for outcome in outcomes):
         if backend := backends.get(cluster):
-            yield from _behind(backend, world)
+            yield from _behind(backend, present)
 
 
-def _behind(backend: Backend, world: World) -> Iterator[Reached]:
-    for part in backend.assignment.parts:
-        known = world.endpoints.get(part.target.service, {})
+def _behind(backend: Backend, present: Present) -> Iterator[Reached]:
+    """Of this cluster first; of others what is dialled for them: their gateways, or ours."""
+    for part in (one for first in backend.assignment.parts for one in first.all):
+        known = present.world.endpoints.get(part.via or part.target.service, {})
         for name in sorted(known):
             found = known[name]
-            if part.target.port in found.spec.ports and set(part.labels) <= found.metadata.labels.items():
-                yield _reached(backend, name, found)
+            if part.via or (part.target.port in found.spec.ports and set(part.labels) <= found.metadata.labels.items()):
+                yield _reached(backend, part, name, found, present.frame)
 
 
-def _reached(backend: Backend, name: str, found: Endpoint) -> Reached:
-    address = found.spec.address
+def _reached(backend: Backend, part: Part, name: str, found: Endpoint, frame: Frame) -> Reached:
+    peer = part.target.service.peer
     return Reached(
         service=_called(backend),
         instance=name,
         node=found.spec.node,
-        address=f"[{address}]:{found.spec.port}" if ":" in address else f"{address}:{found.spec.port}",
+        address=f"{found.spec.address}:{found.spec.port}",
         health=found.spec.health,
         service_account=found.spec.service_account,
         locality=found.spec.locality,
+        cluster=peer,
+        sni=names.sni(part.target.service, part.target.port, frame.cluster) if peer else "",
+        identities=(part.accounts or backend.accounts) if peer else (),
     )

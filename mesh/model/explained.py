@@ -97,6 +97,13 @@ class Reached(Frozen, frozen=True, kw_only=True):
     health: str
     service_account: str
     locality: str = ""
+    cluster: str = ""
+    """The peer whose Service is reached by it; empty: it is of this cluster. Then node and address are those of a
+    gateway, of that cluster or of this one, or of an instance on a flat network."""
+    sni: str = ""
+    """What a peer's Service is called by."""
+    identities: tuple[str, ...] = ()
+    """SPIFFE ids of a peer: the only ones that may answer."""
 
 
 class Called(Frozen, frozen=True, kw_only=True):

@@ -60,3 +60,28 @@ def test_the_answer_names_routes_endpoints_and_rules():
         "does not say whether it lets the call in: offline",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_a_service_of_another_cluster_is_named_with_it():
+    asked = question(("web.shop", "api.shop.east:80"), "shop")
+    assert asked == {**WANTED, "service": "api.east"}
+    found = {
+        "caller": {
+            "node": "web-1", "spiffeId": "spiffe://west.test/ns/shop/sa/web", "listen": "127.0.0.1:9000",
+            "outcomes": [{"share": 1.0, "verdict": "to", "service": "api.shop.east:80"}],
+            "endpoints": [
+                {
+                    "service": "api.shop.east:80", "instance": "gw-1", "node": "gw-1", "address": "192.0.2.1:15444",
+                    "health": "healthy", "cluster": "east", "sni": "80.api.shop.east.mesh",
+                    "identities": ["spiffe://east.test/ns/shop/sa/api"],
+                },
+            ],
+        },
+        "callees": [],
+    }  # fmt: skip
+    text = "\n".join(lines(found, {**asked, "method": "GET", "path": "/"}, 0.0))
+    for said in (
+        "web.shop on web-1 calls api.shop.east", "it leads to cluster east", "as 80.api.shop.east.mesh",
+        "nobody may answer but spiffe://east.test/ns/shop/sa/api", "policies of east say",
+    ):  # fmt: skip
+        assert said in text, said

@@ -7,9 +7,21 @@ from mesh import codec
 from mesh.compile import explain, project
 from mesh.compile.compiler import compile as compile_anew
 from mesh.compile.explain import CannotExplainError, Present
-from mesh.model import LocalPort, Object, Upstream
+from mesh.model import GATEWAY, Endpoint, EndpointSpec, LocalPort, Metadata, Object, Upstream
 from mesh.model.explained import AnswerQuestion, CallQuestion
-from tests.support.meshes import bundle, config, definition, endpoint, local, policy, rule, service, world
+from tests.support.meshes import (
+    bundle,
+    config,
+    definition,
+    endpoint,
+    imported,
+    local,
+    peering,
+    policy,
+    rule,
+    service,
+    world,
+)
 
 ROUTE = """
 apiVersion: gateway.networking.k8s.io/v1
@@ -110,3 +122,37 @@ def test_what_is_not_here_cannot_be_explained():
         explain.call(CALLER, asked(port=81))
     with pytest.raises(CannotExplainError, match="no instance"):
         explain.answer(CALLEE, AnswerQuestion(service="v2", namespace="shop", port=80, caller="x"))
+
+
+def test_a_call_of_several_clusters_tells_of_each_by_what_it_is_reached_and_who_may_answer():
+    west, north = service("api"), service("api", accounts=["api", "old"])
+    pem = "-----BEGIN CERTIFICATE-----\nBBBB\n-----END CERTIFICATE-----\n"
+    known = world(
+        *objects(ROUTE)[:2], service("api", clusters=["*"]), peering("west"), peering("north", through="Gateway"),
+        bundle(pem, domain="west.test"), bundle(pem, domain="north.test"),
+        imported(west, "west"), imported(north, "north"), endpoint("api", "n1", "10.0.0.1"),
+        endpoint("api.west", "gw-w", "192.0.2.1", mtls_port=15444), endpoint("api.north", "gw-n", "192.0.2.9"),
+        Endpoint(
+            metadata=Metadata(name="gateway-gw", namespace=GATEWAY.namespace),
+            spec=EndpointSpec(
+                service=GATEWAY.name, node="gw", address="10.0.0.9", port=15444, service_account="gateway",
+                ports=(15444,), health="healthy",
+            ),
+        ),
+    )  # fmt: skip
+    calls = [
+        Upstream(service="api", port=80, listen="127.0.0.1:9000"),
+        Upstream(service="api.shop.west", port=80, listen="127.0.0.1:9001"),
+    ]
+    here = local(definition("web", upstreams=calls))
+    view = project(known, here)
+    present = Present(compile_anew(view), view.frame, known, here)
+    told = {one.cluster: one for one in explain.call(present, asked()).endpoints}
+    assert (told[""].address, told[""].identities) == ("10.0.0.1:15443", ())
+    assert (told["west"].address, told["west"].sni) == ("192.0.2.1:15444", "80.api.shop.west.mesh")
+    assert told["west"].identities == ("spiffe://west.test/ns/shop/sa/api",)
+    assert (told["north"].node, told["north"].sni) == ("gw", "80.api.shop.north.mesh")
+    assert told["north"].identities[1] == "spiffe://north.test/ns/shop/sa/old"
+    alone = explain.call(present, asked(service="api.west"))
+    assert [o.service for o in alone.outcomes] == ["api.shop.west:80"]
+    assert [e.cluster for e in alone.endpoints] == ["west"]
