@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from controlplane.mirror import Mirror
-from controlplane.view import Touched, View
+from controlplane.view import Touched, View, roots_of
 from mesh.aio import first
 from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef
 from multicluster import exports, trust
@@ -67,6 +67,8 @@ class Session:
     bundle: str = ""
     addresses: tuple[str, ...] = ()
     """What the peer was told last, the first by its digest."""
+    roots: frozenset[str] = frozenset()
+    """Of the peer's bundle, when it dialled."""
     rejected: dict[str, str] = field(default_factory=dict)
     """What it refused of ours in its last answers, and why."""
 
@@ -117,6 +119,7 @@ class Exporting:
             raise ProtocolError("its first word is not hello")
         exporter = Exporter(self._me, Me(peer, peering.spec.trust_domain))
         session = Session(peer, link, exporter, asyncio.get_running_loop().time())
+        session.roots = roots_of(self._view, peering)
         for older in [one for one in self.sessions if one.peer == peer][: 1 - MAX_SESSIONS]:
             await older.link.close("replaced by newer ones")
         self.sessions.append(session)
@@ -177,9 +180,16 @@ class Exporting:
             if (parting := self._parting(session.peer)) is not None:
                 await session.link.send(parting)
                 return
+            self._check_roots(session)
             self._refresh(session)
             while (offer := session.exporter.next()) is not None:
                 await session.link.send(offer)
+
+    def _check_roots(self, session: Session) -> None:
+        """A root that is taken away ends what may stand on it: whoever has another certificate dials again."""
+        peering = self._view.peering(session.peer)
+        if peering is not None and not session.roots <= roots_of(self._view, peering):
+            raise LinkError("a root of the peer's is not trusted any more")
 
     def _parting(self, peer: str) -> Bye | None:
         """The last word, if there is no session to be had."""

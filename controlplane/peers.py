@@ -7,6 +7,7 @@ miss. What it removes is declared: of a peering that was deleted, and, if its po
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 import structlog
 
@@ -15,7 +16,7 @@ from controlplane.importing import Import, Place
 from controlplane.mirror import Mirror
 from controlplane.peered import TOMBSTONE_SECONDS, PeerRecord, learned, same_link
 from controlplane.registry import Plan, pack
-from controlplane.view import Touched, View
+from controlplane.view import Touched, View, roots_of
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, first, pause
@@ -98,26 +99,37 @@ class Peers:
             wall=self._wall,
             rng=self._rng,
         )
-        links: dict[str, tuple[Peering, list[asyncio.Task[None]]]] = {}
+        links: dict[str, Running] = {}
         self._began.clear()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write_records(fence))
             while True:
                 self._wake.clear()
-                wanted = {peering.metadata.name: peering for peering in self._view.peerings()}
-                for name in [n for n, (old, _) in links.items() if n not in wanted or not same_link(old, wanted[n])]:
-                    for task in links.pop(name)[1]:
-                        task.cancel()
-                for name in wanted.keys() - links.keys():
-                    made = Import(wanted[name], place)
-                    links[name] = wanted[name], [group.create_task(made.run()), group.create_task(made.refresh())]
-                    self._began[name] = asyncio.get_running_loop().time()
+                self._relink(links, group, place)
                 await self._sweep(fence)
                 try:
                     async with asyncio.timeout(SWEEP_SECONDS):
                         await self._wake.wait()
                 except TimeoutError:
                     continue
+
+    def _relink(self, links: dict[str, "Running"], group: asyncio.TaskGroup, place: Place) -> None:
+        """A link for each Peering, and none else."""
+        wanted = {peering.metadata.name: peering for peering in self._view.peerings()}
+        for name in [n for n, one in links.items() if n not in wanted or self._is_over(one, wanted[n])]:
+            for task in links.pop(name).tasks:
+                task.cancel()
+        for name, one in links.items():
+            links[name] = one._replace(roots=roots_of(self._view, wanted[name]))
+        for name in wanted.keys() - links.keys():
+            made = Import(wanted[name], place)
+            tasks = [group.create_task(made.run()), group.create_task(made.refresh())]
+            links[name] = Running(wanted[name], roots_of(self._view, wanted[name]), tasks)
+            self._began[name] = asyncio.get_running_loop().time()
+
+    def _is_over(self, running: "Running", peering: Peering) -> bool:
+        """Must the link be made anew? Also for a root that was taken away: the session may stand on it."""
+        return not (same_link(running.peering, peering) and running.roots <= roots_of(self._view, peering))
 
     def _tell(self, name: str, record: PeerRecord) -> None:
         self._records[name] = record
@@ -206,6 +218,14 @@ class Peers:
             for compare in more:
                 part.compare(compare.key, compare.revision)
             await self._writer.commit(part, author=self._author, fence=fence)
+
+
+class Running(NamedTuple):
+    """A peer's link, and what it stands on."""
+
+    peering: Peering
+    roots: frozenset[str]
+    tasks: Sequence[asyncio.Task[NoReturn]]
 
 
 class Learner:

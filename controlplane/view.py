@@ -397,6 +397,12 @@ class View:
             self.bad[event.key] = Bad("it does not say when the node joined", event.revision)
 
 
+def roots_of(view: View, peering: Peering) -> frozenset[str]:
+    """What a peer is believed by now."""
+    bundle = view.bundle(peering.spec.trust_domain)
+    return frozenset(bundle.spec.roots if bundle else ())
+
+
 K = TypeVar("K")
 V = TypeVar("V")
 

@@ -5,6 +5,7 @@ import time
 
 import msgspec
 
+from ca import bundle
 from controlplane.cli.errors import Exit
 from mesh import codec, keys
 from mesh.model import Ref
@@ -22,6 +23,7 @@ from tests.unit.federation.clusters import (
     register,
     state,
 )
+from tests.unit.multicluster.roots import root
 
 
 def test_a_token_makes_peers_of_two_and_each_sees_what_the_other_exports(tmp_path):
@@ -69,9 +71,6 @@ def test_a_change_travels_and_a_deletion_too(tmp_path):
 
 def test_a_new_root_of_one_is_in_the_others_bundle_at_once(tmp_path):
     async def run():
-        from ca import bundle
-        from tests.unit.multicluster.roots import root
-
         async with clusters(tmp_path, "west", "east") as (west, east):
             await peered(east, west)
             await connected(west, "east")
@@ -224,5 +223,27 @@ def test_imported_services_are_listed_and_watched_without_their_endpoints(tmp_pa
             assert [(line["type"], line["object"]["metadata"]["name"]) for line in told] == [("put", "api.east")]
             status, _ = await west.call("DELETE", "/v1/objects/importedservices/shop/api.east")
             assert status == 422
+
+    asyncio.run(run())
+
+
+def test_a_root_that_is_taken_away_ends_the_sessions_that_may_stand_on_it(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            extra = root("east.test")
+            await bundle.publish(east.store, "east.test", (extra,), time.time())
+            await peered(east, west)
+            await holds(west, "east", *API)
+            await connected(east, "west")
+            served, serving = west.context.exporting.sessions[0], east.context.exporting.sessions[0]
+            await bundle.retire(east.store, "east.test", extra)
+            await aeventually(lambda: extra not in west.context.mirror.view.bundle("east.test").spec.roots)
+            # Both ways: the one that west serves to east, and the one that it dialled.
+            await aeventually(lambda: served not in west.context.exporting.sessions, timeout=15)
+            await aeventually(lambda: serving not in east.context.exporting.sessions, timeout=15)
+            await connected(west, "east")
+            await aeventually(lambda: len(west.context.exporting.sessions) == 1, timeout=20)
+            await holds(west, "east", *API)
 
     asyncio.run(run())
