@@ -1,0 +1,129 @@
+"""What the roles write is what the programs read; what their arguments are said to be is what they are."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent import definitions
+from agent import settings as agent_settings
+from controlplane import settings as plane_settings
+from tests.support.collection import ROOT, ansible
+
+ROLES = ROOT / "ansible/roles"
+
+INVENTORY = """
+all:
+  vars:
+    ansible_connection: local
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    holdfast_trust_domain: vm.holdfast
+    holdfast_cluster: vm
+  children:
+    holdfast_etcd: {hosts: {cp-1: , cp-2: }}
+    holdfast_openbao: {hosts: {cp-1: }}
+    holdfast_controlplane:
+      hosts: {cp-1: {ansible_host: 10.0.0.1}, cp-2: {ansible_host: 10.0.0.2}}
+    holdfast_agent:
+      hosts:
+        web-1:
+          ansible_host: 10.0.0.3
+          holdfast_services:
+          - name: web
+            namespace: shop
+            ports: [{port: 8080, protocol: http}]
+            callers: {users: [web]}
+            upstreams: [{service: api, port: 80}]
+          - {name: mail, serviceAccount: post, ports: [{port: 25}]}
+          holdfast_capture: {inbound: {ports: [8080], onFailure: closed}}
+          holdfast_agent_settings: {locality: eu/a, envoy: {concurrency: 2}}
+"""
+
+PLAY = f"""
+- hosts: all
+  gather_facts: false
+  tasks:
+  - ansible.builtin.include_vars: {ROLES}/{{{{ item }}}}.yml
+    loop: [common/defaults/main, common/vars/main, controlplane/defaults/main, controlplane/vars/main, agent/vars/main]
+  - ansible.builtin.set_fact: {{holdfast_capture: {{}}, holdfast_agent_settings: {{}}, holdfast_services: []}}
+    when: inventory_hostname != 'web-1'
+  - ansible.builtin.file: {{path: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d", state: directory}}
+  - ansible.builtin.template:
+      src: {ROLES}/{{{{ item }}}}.j2
+      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/{{{{ item | basename }}}}"
+    loop: [agent/templates/agent.yaml, controlplane/templates/controlplane.yaml]
+  - ansible.builtin.template:
+      src: {ROLES}/agent/templates/service.yaml.j2
+      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d/{{{{ item.0 }}}}"
+    loop: "{{{{ __agent_service_files | zip(holdfast_services) }}}}"
+  - ansible.builtin.copy:
+      content: "{{{{ __agent_identities | to_json }}}}"
+      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/identities"
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the templates make, in a folder for each host."""
+    folder = tmp_path_factory.mktemp("roles")
+    (folder / "inventory.yml").write_text(INVENTORY)
+    (folder / "play.yml").write_text(PLAY)
+    done = ansible(folder, "ansible-playbook", "-i", "inventory.yml", "play.yml")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_a_control_plane_node_can_be_run_with_what_is_written_for_it(written: Path):
+    for name, address in (("cp-1", "10.0.0.1"), ("cp-2", "10.0.0.2")):
+        found = plane_settings.load(written / name / "controlplane.yaml")
+        assert (found.replica, found.listen, found.advertise) == (name, f"{address}:8443", f"https://{address}:8443")
+        assert found.etcd.endpoints == ("10.0.0.1:2379", "10.0.0.2:2379")
+        assert found.gates == ("10.0.0.1:15379", "10.0.0.2:15379")
+        assert found.controlplanes == ("https://10.0.0.1:8443", "https://10.0.0.2:8443")
+        # cp-2 has no OpenBao of its own.
+        assert (found.signer.kind, found.signer.address) == ("vault", "https://10.0.0.1:8200")
+
+
+@pytest.mark.slow
+def test_an_agent_can_be_run_with_what_is_written_for_it(written: Path):
+    gate = agent_settings.load(written / "cp-2/agent.yaml")
+    assert gate.gate is not None
+    assert (gate.node, gate.gate.listen) == ("cp-2", "10.0.0.2:15379")
+    assert gate.gate.etcd == ("10.0.0.1:2379", "10.0.0.2:2379")
+    host = agent_settings.load(written / "web-1/agent.yaml")
+    assert host.gate is None
+    assert (host.node, host.address, host.locality, host.envoy.concurrency) == ("web-1", "10.0.0.3", "eu/a", 2)
+    assert host.capture.inbound is not None
+    assert (host.capture.inbound.ports, host.capture.inbound.on_failure) == ((8080,), "closed")
+    assert host.gates == ("10.0.0.1:15379", "10.0.0.2:15379")
+
+
+@pytest.mark.slow
+def test_services_are_written_as_the_agent_reads_them_and_their_identities_are_its_own(written: Path):
+    found = definitions.load(written / "web-1/services.d")
+    assert found.problems == ()
+    assert [definition.name for definition in found.good] == ["mail", "web"]
+    told = yaml.safe_load((written / "web-1/identities").read_text())
+    assert sorted(told) == sorted(definition.identity for definition in found.good) == ["default/post", "shop/web"]
+    # By this line the role knows the files that it may remove (configure.yml).
+    pattern = yaml.safe_load((ROLES / "agent/tasks/configure.yml").read_text())[3]["ansible.builtin.find"]["contains"]
+    for path in (written / "web-1/services.d").iterdir():
+        assert any(re.match(pattern, line) for line in path.read_text().splitlines()), path
+
+
+@pytest.mark.parametrize("role", sorted(path.parents[1].name for path in ROLES.glob("*/meta/argument_specs.yml")))
+def test_a_role_s_arguments_have_the_defaults_that_they_are_said_to_have(role: str):
+    def read(name: str) -> dict[str, Any]:
+        return yaml.safe_load((ROLES / name).read_text())
+
+    shared = read("common/defaults/main.yml")
+    defaults = read(f"{role}/defaults/main.yml")
+    specs = read(f"{role}/meta/argument_specs.yml")["argument_specs"]
+    said = {name: option for spec in specs.values() for name, option in spec["options"].items()}
+    assert set(defaults) <= set(said), "a default that nobody is told of"
+    for name, option in said.items():
+        if "default" in option:
+            assert {**shared, **defaults}[name] == option["default"], name
