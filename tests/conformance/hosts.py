@@ -28,6 +28,7 @@ from controlplane.demo.reaper import HOST_MARK, MARK
 from tests.conformance.expectations import Case
 from tests.conformance.judge import Answer
 
+_SCOPE = "gateway-api"
 PLANE = "cp-1"
 GRPC_METHOD = "/gateway_api_conformance.echo_basic.grpcecho.GrpcEcho/Echo"
 CALL_SECONDS = 15.0
@@ -262,7 +263,7 @@ class Hosts:
         self.gate.agent.wait_for_port(plane.address, top.GATE_PORT, timeout=60)
 
     def start(self, pod: Pod, token: str) -> None:
-        env = {MARK: self._mark, HOST_MARK: f"{self._mark}/{pod.node}"}
+        env = {MARK: self._mark, HOST_MARK: f"{self._mark}/{_SCOPE}/{pod.node}"}
         log = self._folder / pod.node / "application.log"
         pod.application = Process(f"application of {pod.node}", pod.command(), log=log, env=env).start()
         pod.machine = self._machine(pod.node, pod.address, definition=pod.definition())
@@ -274,7 +275,7 @@ class Hosts:
         found = top.Topology((), (top.Plane(PLANE, "gate", f"{self._network}.1"),))
         settings = top.agent_settings(name, address, str(home), found, self._envoy)
         settings |= {"controlplanes": [self._url], "scrape": "", "gate": gate}
-        return Machine(name, home, self._mark, settings=settings, definition=definition)
+        return Machine(name, home, self._mark, scope=_SCOPE, settings=settings, definition=definition)
 
     def check(self) -> None:
         """Raise, with the end of its log, if a process ended by itself."""

@@ -77,7 +77,7 @@ class Plane:
         home = self.folder / "hosts" / "gate-1"
         settings = top.agent_settings("gate-1", self.plane.address, str(home), self.topology, str(find_envoy()))
         settings["gate"] = gate_settings(self.plane, etcd=self.etcd.endpoints, pki=self.etcd.pki)
-        self.gate = Machine("gate-1", home, self.mark, settings=settings)
+        self.gate = Machine("gate-1", home, self.mark, scope="vm", settings=settings)
         self.gate.write(self.holdfast("token", "create", "gate-1", "--gate").strip())
         self.gate.start()
         self.gate.agent.wait_for_port(self.plane.address, top.GATE_PORT, timeout=60)
