@@ -110,6 +110,8 @@ class Import:
         self._refused = _Refused()
         self._paces = Buckets(PACE)
         self._was_in_step = False
+        self._busy = False
+        """An offer is being written: what is held and what is stored differ for the moment."""
 
     def _known(self) -> PeerRecord:
         domain, known, now = self._peering.spec.trust_domain, self._view.peers.get(self._name), self._place.wall()
@@ -222,7 +224,7 @@ class Import:
         assert bundle is not None
         roots = bundle.spec.roots
         async with link.dialled(address, place.tls(roots, other.trust_domain), self._door) as line:
-            self._refused, self._holding = _Refused(), self._held()
+            self._refused, self._holding, self._busy = _Refused(), self._held(), False
             importer = Importer(place.me, other, self._holding.digests())
             await line.send(
                 importer.hello(
@@ -267,7 +269,9 @@ class Import:
         amount = len(message.put) + len(message.gone) + 1
         if wait := self._paces.take(self._name, began, min(PACE.burst, float(amount))):
             await pause(wait)
+        self._busy = True
         rejected = await self._take(message)
+        self._busy = False
         news = self._refused.take([*(entry.key for entry in message.put), *message.gone], rejected)
         await line.send(importer.done(message, rejected))
         self._place.observe(self._name, clock() - began)
@@ -302,6 +306,10 @@ class Import:
             refused=len(self._refused.keys),
         )
         self._place.tell(self._name, self._record)
+
+    def drifted(self) -> bool:
+        """Does the store hold something else than this session wrote? It was restored, or somebody wrote by hand."""
+        return self._was_in_step and not self._busy and self._held().objects != self._holding.objects
 
     def _held(self) -> Holding:
         return Holding.of({key: held.object for key, held in self._view.imported.get(self._name, {}).items()})

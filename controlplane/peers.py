@@ -59,13 +59,15 @@ class Peers:
         self._wake, self._deposed, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._records: dict[str, PeerRecord] = {}
         """What the links say, newer than what is written."""
+        self._epoch = ""
         self._began: dict[str, float] = {}
         """Peer -> when this leader began to dial it, monotonic."""
         mirror.subscribe(self._notice)
         election.subscribe(self._turned)
 
     def _notice(self, touched: Touched) -> None:
-        if touched.peerings or touched.bundles:
+        if touched.peerings or touched.bundles or self._view.epoch != self._epoch:
+            self._epoch = self._view.epoch
             self._wake.set()
 
     def _turned(self) -> None:
@@ -124,11 +126,14 @@ class Peers:
         for name in wanted.keys() - links.keys():
             made = Import(wanted[name], place)
             tasks = [group.create_task(made.run()), group.create_task(made.refresh())]
-            links[name] = Running(wanted[name], roots_of(self._view, wanted[name]), tasks)
+            links[name] = Running(wanted[name], roots_of(self._view, wanted[name]), made, tasks)
             self._began[name] = asyncio.get_running_loop().time()
 
     def _is_over(self, running: "Running", peering: Peering) -> bool:
         """Must the link be made anew? Also for a root that was taken away: the session may stand on it."""
+        if running.link.drifted():
+            log.warning("what is imported was changed by others: compared anew", peer=peering.metadata.name)
+            return True
         return not (same_link(running.peering, peering) and running.roots <= roots_of(self._view, peering))
 
     def _tell(self, name: str, record: PeerRecord) -> None:
@@ -225,6 +230,7 @@ class Running(NamedTuple):
 
     peering: Peering
     roots: frozenset[str]
+    link: Import
     tasks: Sequence[asyncio.Task[NoReturn]]
 
 

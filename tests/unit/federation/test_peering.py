@@ -6,12 +6,14 @@ import time
 import msgspec
 
 from ca import bundle
+from controlplane import backup, peers
 from controlplane.cli.errors import Exit
 from mesh import codec, keys
 from mesh.model import Ref
-from mesh.store.protocol import Put
+from mesh.store.protocol import Delete, Put
 from tests.support.waiting import aeventually
 from tests.unit.cli.test_commands import Cli
+from tests.unit.controlplane.harness import service
 from tests.unit.federation.clusters import (
     API,
     clusters,
@@ -245,5 +247,31 @@ def test_a_root_that_is_taken_away_ends_the_sessions_that_may_stand_on_it(tmp_pa
             await connected(west, "east")
             await aeventually(lambda: len(west.context.exporting.sessions) == 1, timeout=20)
             await holds(west, "east", *API)
+
+    asyncio.run(run())
+
+
+def test_what_others_change_under_imports_is_put_right(tmp_path, monkeypatch):
+    """By hand, or by a restore of this side's own store: the peer's word counts."""
+    monkeypatch.setattr(peers, "SWEEP_SECONDS", 0.5)
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await peered(east, west)
+            await holds(west, "east", *API)
+            await connected(west, "east")
+            saved = list(await backup.dump(west.store, cluster="west", trust_domain="west.test", now=time.time()))
+            prefix = keys.imports_of("east")
+            stray = prefix + "services/shop/stray"
+            await west.store.txn((), (Delete(prefix + API[1]), Put(stray, b"{}")))
+            await aeventually(lambda: west.context.mirror.view.bad.get(stray))
+            await west.store.txn((), (Delete(stray),))
+            await holds(west, "east", *API)
+            await east.apply(service("later"))
+            later = ("services/shop/later", "endpoints/shop/later/gw1")
+            await holds(west, "east", *API, *later)
+            await backup.restore(west.store, saved, overwrite=True, author="test", new_epoch="another")
+            await holds(west, "east", *API, *later)
 
     asyncio.run(run())
