@@ -28,6 +28,7 @@ class Pair:
 
     def cut(self):
         self.exporter = self.importer = None
+        self.greeted = False
         self.down, self.up = [], []
 
     def dial(self):
@@ -49,7 +50,7 @@ class Pair:
                 self.world.pop(key, None)
             else:
                 self.world[key] = raw
-        if self.exporter and self.exporter.nonce + len(self.exporter.want) + self.exporter.live:
+        if self.greeted:  # before, the exporter takes the whole as it then is
             self.exporter.changed(changes, self.revision)
             self.push()
 
