@@ -1,5 +1,6 @@
 """The thin hand of admission: reads what a plan needs, runs its transaction, and plans again after a conflict."""
 
+import contextlib
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from controlplane.admission import (
 from controlplane.history import Change, Mark, Source, name_of
 from controlplane.view import Held
 from mesh import codec, keys
-from mesh.model import KINDS, Object, Ref, Revision
+from mesh.model import KINDS, Object, Peering, Ref, Revision
 from mesh.store.errors import Conflict
 from mesh.store.protocol import Store
 
@@ -126,10 +127,21 @@ class Applier:
                     current[ref] = Held(codec.decode(ref.kind, item.value), item.revision)
                 except codec.Undecodable:
                     unreadable[ref] = item.revision
+        if any(obj.kind == Peering.__name__ for obj in intent.objects):
+            current = await self._peerings() | current
         contents = {namespace: await self._contents(namespace) for namespace in emptied(intent)}
         deletions = await self._store.get(keys.DELETIONS) if intent.removals else None
         epoch = await self._store.get(keys.EPOCH)
         return State(current, unreadable, raw, contents, deletions, codec.epoch(epoch.value) if epoch else "")
+
+    async def _peerings(self) -> dict[Ref, Held[Object]]:
+        """All of them: no two may be of one trust domain."""
+        found: dict[Ref, Held[Object]] = {}
+        for item in (await self._store.list(keys.prefix_for(Peering.__name__))).items:
+            with contextlib.suppress(codec.Undecodable):
+                obj = codec.decode(Peering.__name__, item.value)
+                found[obj.ref] = Held(obj, item.revision)
+        return found
 
     async def _contents(self, namespace: str) -> list[Ref]:
         found: list[Ref] = []

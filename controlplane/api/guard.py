@@ -36,6 +36,7 @@ UNTIMED = (
             "/v1/ask",
             "/v1/nodes/{node}/dump",
             "/v1/apply/checked",
+            "/v1/peering/accept",
             "/v1/peering/session",
         }
     )

@@ -1,5 +1,6 @@
 """Peers: tokens and their acceptance, the session, the state of each, and SPIFFE's bundle endpoint."""
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,8 @@ from mesh.model import Endpoint, Frozen, ImportedService, Peering
 from multicluster import trust, wire
 from multicluster.link import HEARTBEAT_SECONDS
 from multicluster.tokens import Application
+
+ACCEPT_SECONDS = 120.0
 
 
 class TokenRequest(Frozen, frozen=True, kw_only=True):
@@ -56,7 +59,9 @@ async def accept(request: web.Request) -> web.Response:
     """Use another cluster's token. May be repeated."""
     context, wanted = request.app[CONTEXT], await strict(request, AcceptRequest)
     try:
-        peering = await context.desk.accept(wanted.token, author_of(request))
+        # Longer than other calls: some of the token's addresses may lead nowhere.
+        async with asyncio.timeout(ACCEPT_SECONDS):
+            peering = await context.desk.accept(wanted.token, author_of(request))
     except PeeringError as exc:
         raise _refusal(exc) from exc
     request[NOTES].update(peer=peering.metadata.name, trust_domain=peering.spec.trust_domain)

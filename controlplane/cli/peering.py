@@ -9,7 +9,7 @@ from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.options import connected, connection, output, path_of, seconds
 
-SECONDS = 60.0
+SECONDS = 130.0
 """For a call that waits for the other cluster."""
 
 

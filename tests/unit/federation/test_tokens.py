@@ -169,6 +169,24 @@ def test_two_peers_cannot_share_a_name_or_a_trust_domain(tmp_path):
     asyncio.run(run())
 
 
+def test_no_two_peerings_are_applied_for_one_trust_domain(tmp_path):
+    def peering(name, domain):
+        meta = {"name": name}
+        return {"apiVersion": "holdfast.dev/v1", "kind": "Peering", "metadata": meta, "spec": {"trustDomain": domain}}
+
+    async def run():
+        async with cluster(tmp_path, "east") as east:
+            assert (await east.apply(peering("west", "west.test")))[0] == 200
+            status, told = await east.apply(peering("other", "west.test"))
+            assert status == 422
+            assert "Peering west has it already" in told["violations"][0]["reason"]
+            assert (await east.apply(peering("west", "west.test"), peering("north", "north.test")))[0] == 200
+            for name, domain in (("east", "x.test"), ("south", "east.test")):
+                assert (await east.apply(peering(name, domain)))[0] == 422
+
+    asyncio.run(run())
+
+
 def test_times_that_are_impossible_make_no_token(tmp_path):
     async def run():
         async with cluster(tmp_path, "east") as east:
