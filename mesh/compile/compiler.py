@@ -251,17 +251,8 @@ class _Run:
             return
         roots = {frame.trust_domain: frame.roots, **{other.name: other.roots for other in frame.others}}
         self._bundle(names.BUNDLE, roots, roots)
-        for domains in self._verifying():
+        for domains in inbound.bundles(frame):
             self._bundle(names.bundle(domains), domains, roots)
-
-    def _verifying(self) -> set[tuple[str, ...]]:
-        """Trust domains by whose bundles somebody is verified here, as they are verified together; always the own."""
-        frame = self._frame
-        parts = [part for backend in frame.backends for part in backend.assignment.named]
-        accounts = (*(b.accounts for b in frame.backends), *(part.accounts for part in parts))
-        found = {tuple(sorted({tls.domain_of(one) for one in those})) for those in accounts if those}
-        found |= {inbound.verifying(frame, port) for port in frame.inbound} - {()}
-        return found | {(frame.trust_domain,)}
 
     def _bundle(self, name: str, domains: Iterable[str], roots: Mapping[str, tuple[str, ...]]) -> None:
         """Roots of each domain stand for names of that domain, and for no others."""

@@ -103,6 +103,14 @@ def verifying(frame: Frame, port: Inbound) -> tuple[str, ...]:
     return tuple(sorted(named or {frame.trust_domain}))
 
 
+def bundles(frame: Frame) -> set[tuple[str, ...]]:
+    """Trust domains by whose bundles somebody is verified here, as they are verified together; always the own."""
+    parts = [part for backend in frame.backends for part in backend.assignment.named]
+    accounts = (*(backend.accounts for backend in frame.backends), *(part.accounts for part in parts))
+    found = {tuple(sorted({tls.domain_of(one) for one in those})) for those in accounts if those}
+    return found | {verifying(frame, port) for port in frame.inbound} - {()} | {(frame.trust_domain,)}
+
+
 def _metadata(port: Inbound, callers: access.Admission | None) -> pb.Metadata:
     """For the listener's log, which must not change with a policy: then all connections would be closed."""
     said = {"service": f"{port.service}:{port.port}"}

@@ -125,8 +125,9 @@ def namespace_fault(text: str) -> str:
     if not text.startswith("spiffe:"):
         return label_fault(text)
     head, _, namespace = text.partition("/ns/")
-    fault = principal_fault(head) or label_fault(namespace)
-    return fault and f"{shown(text)} is not spiffe://<trust-domain>/ns/<namespace>: {fault}"
+    if head.count("/") == 2 and not principal_fault(head) and not label_fault(namespace):
+        return ""
+    return f"{shown(text)} is not spiffe://<trust-domain>/ns/<namespace>"
 
 
 def qualified_fault(text: str) -> str:

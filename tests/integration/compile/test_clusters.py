@@ -10,14 +10,28 @@ import aiohttp
 import grpc
 import pytest
 
+from mesh import codec
 from tests.integration.compile.hosts import Host, context, get
-from tests.integration.compile.two import EAST, EXPORTED, IMPORTED, PORTS, WEB, WEST, Two
+from tests.integration.compile.two import EAST, EXPORTED, IMPORTED, PORTS, WEB, WEST, Two, services
 from tests.support.meshes import peering
 
 pytestmark = pytest.mark.real
 
 E1, GE1, WEB_AT, OTHER, GW1 = "127.0.2.1", "127.0.2.2", "127.0.2.3", "127.0.2.4", "127.0.2.5"
 FAR = tuple(f"{which}.shop.east" for which in PORTS)
+
+
+TO_EAST = {"group": "holdfast.dev", "kind": "ImportedService"}
+ROUTES = tuple(
+    codec.decode_strict({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": name}],
+            "rules": [{"backendRefs": [{**TO_EAST, "name": f"{name}.east", "port": PORTS[name]}]}],
+        },
+    })
+    for kind, name in (("HTTPRoute", "api"), ("TCPRoute", "db"))
+)  # fmt: skip
 
 
 class Mesh(NamedTuple):
@@ -35,7 +49,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         two.gateways(EAST, ("ge1", GE1))
         two.set(WEST, *IMPORTED, *(two.far(which, "ge1") for which in PORTS))
         two.gateways(WEST, ("gw1", GW1))
-        web = two.caller("web", WEB_AT, FAR)
+        two.set(WEST, *services(), *ROUTES)
+        web = two.caller("web", WEB_AT, (*FAR, "api", "db"))
         other = two.caller("other", OTHER, FAR)
         yield Mesh(two, web, other)
 
@@ -80,6 +95,14 @@ def test_the_callee_sees_the_callers_own_identity(mesh: Mesh, through: str):
     assert asyncio.run(greeted(mesh.web["db.shop.east"])) == E1.encode() + b"\n"
     assert asyncio.run(passed(mesh.two.hosts["ge1"], "gateway|80|api.shop")) > 0
     assert (asyncio.run(passed(mesh.two.hosts["gw1"], "gateway|80|api.shop.east")) > 0) == (through == "Gateway")
+
+
+def test_routes_lead_to_a_peer(mesh: Mesh, through: str):
+    """Services of west that have no instance: all goes to those of east."""
+    del through
+    answer = asyncio.run(get("127.0.0.1", mesh.web["api"], "/routed"))
+    assert (answer.status, answer.body) == (200, E1.encode())
+    assert asyncio.run(greeted(mesh.web["db"])) == E1.encode() + b"\n"
 
 
 def test_a_refusal_names_its_rule(mesh: Mesh, through: str):
