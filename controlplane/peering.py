@@ -67,13 +67,15 @@ class PeeringDesk:
         self._store, self._view, self._applier, self._me = store, view, applier, me
         self._addresses, self._wall = addresses, wall
 
-    async def mint(self, *, ttl: float, root: str, author: str) -> Made:
-        """A token for one cluster, whichever it will be. `root`: of the certificate that this node serves with.
+    async def mint(self, *, ttl: float, root: str, author: str, peer: str = "") -> Made:
+        """A token for one cluster: this one, or whichever it will be. `root`: of the certificate of this node's server.
 
         Raises:
-            PeeringError: its time is impossible.
+            PeeringError: its time or the peer's name is impossible.
 
         """
+        if peer and (fault := label_fault(peer)):
+            raise PeeringError(f"the peer's name: {fault}")
         if not tokens.MIN_TTL <= ttl <= tokens.MAX_TTL:
             raise PeeringError(f"a peering token lasts {tokens.MIN_TTL:g} to {tokens.MAX_TTL:g} seconds")
         now = self._wall()
@@ -86,7 +88,8 @@ class PeeringDesk:
             pin=ca_keys.pin(root),
             addresses=self._addresses(),
         )
-        record = Record(secret_sha256=tokens.secret_digest(secret), created=now, expires=now + ttl, author=author)
+        digest = tokens.secret_digest(secret)
+        record = Record(secret_sha256=digest, created=now, expires=now + ttl, author=author, peer=peer)
         key = keys.PEERING_TOKENS + token.id
         await self._store.txn([Compare(key, Revision(0))], [Put(key, codec.encode_struct(record))])
         return Made(tokens.text_of(token), token.id, record.expires)
@@ -133,6 +136,7 @@ class PeeringDesk:
         if record.consumed_by and not hmac.compare_digest(record.consumed_by.encode(), user.encode()):
             raise PeeringError(NO, status=403)
         await self._check(wanted.cluster, wanted.trust_domain)
+        await self._check_claim(wanted, bundle, record)
         if not record.consumed_by:
             used = msgspec.structs.replace(record, consumed_by=user, consumed_at=now)
             try:
@@ -178,6 +182,21 @@ class PeeringDesk:
             name, domain = other.metadata.name, other.spec.trust_domain
             if (name == cluster) != (domain == trust_domain):
                 raise PeeringError(f"there is a peering {name} with trust domain {domain}: delete it first", status=409)
+
+    async def _check_claim(self, wanted: Application, bundle: trust.Bundle, record: Record) -> None:
+        """Whoever holds a token may be a new peer. To take the place of one that is there, it must be made for that:
+        with the roots that it brings, it would speak for the other's whole trust domain.
+        """
+        if record.peer:
+            if record.peer != wanted.cluster:
+                raise PeeringError(f"this token is for the cluster {record.peer} alone", status=403)
+            return
+        if await self._store.get(keys.key_for(Ref("Peering", "", wanted.cluster))) is None:
+            return
+        held = self._view.bundle(wanted.trust_domain)
+        if held is None or set(held.spec.roots) != set(bundle.roots):
+            reason = f"{wanted.cluster} is a peer already, with other roots than these: to peer with it anew, make a"
+            raise PeeringError(f"{reason} token with `holdfast peering token --for {wanted.cluster}`", status=403)
 
     async def _keep(
         self, cluster: str, trust_domain: str, addresses: tuple[str, ...], document: str, author: str

@@ -48,6 +48,8 @@ class Record(Frozen, frozen=True, kw_only=True):
     expires: float
     """Unix seconds."""
     author: str = ""
+    peer: str = ""
+    """The only cluster that may use it; empty: any that is no peer yet."""
     consumed_by: str = ""
     """`<cluster> <digest of its bundle>` of who used it."""
     consumed_at: float = 0.0

@@ -21,6 +21,7 @@ ACCEPT_SECONDS = 120.0
 
 class TokenRequest(Frozen, frozen=True, kw_only=True):
     ttl_seconds: float = 3600.0
+    peer: str = ""
 
 
 class AcceptRequest(Frozen, frozen=True, kw_only=True):
@@ -48,10 +49,11 @@ async def create_token(request: web.Request) -> web.Response:
     if not roots:
         raise ApiError(503, "this node knows no root yet", "its signer does not answer; see /readyz", retry_after=5)
     try:
-        made = await context.desk.mint(ttl=wanted.ttl_seconds, root=roots[0], author=author_of(request))
+        author = author_of(request)
+        made = await context.desk.mint(ttl=wanted.ttl_seconds, root=roots[0], author=author, peer=wanted.peer)
     except PeeringError as exc:
         raise _refusal(exc) from exc
-    request[NOTES].update(id=made.id, expires=made.expires)
+    request[NOTES].update(id=made.id, peer=wanted.peer, expires=made.expires)
     return answer({"token": made.token, "id": made.id, "expires": made.expires}, status=201)
 
 

@@ -21,17 +21,20 @@ def peering() -> None:
 @peering.command()
 @click.option("--ttl", default="1h", show_default=True, help="How long the token may be used.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
+@click.option("--for", "peer", default="", metavar="CLUSTER", help="Only this cluster may use it, also to peer anew.")
 @output("table", "json", "yaml")
 @connected
-def token(ttl: str, out: str, form: str, flags: Flags) -> None:
+def token(ttl: str, out: str, peer: str, form: str, flags: Flags) -> None:
     r"""Make a one-time token with which another cluster becomes a peer of this one.
 
     Carry it there as the secret that it is, and give it to `holdfast peering accept`. It names this cluster, its
     addresses and the pin of its root, so the other side knows whom it talks to. The first cluster that shows it uses
-    it up.
+    it up. One that is a peer already, and comes with other roots than before, needs a token made --for it: nobody else
+    may take its place.
 
     \b
     Examples:
+      holdfast peering token --for west
       holdfast peering token --out to-west.token
       holdfast peering token --ttl 15m | ssh admin@west holdfast peering accept -
     """
@@ -39,7 +42,7 @@ def token(ttl: str, out: str, form: str, flags: Flags) -> None:
     from controlplane.cli.output import emit, say, talk
 
     async def work(api: Api) -> Any:
-        return await api.call("POST", "/v1/peering/tokens", body={"ttlSeconds": seconds(ttl)})
+        return await api.call("POST", "/v1/peering/tokens", body={"ttlSeconds": seconds(ttl), "peer": peer})
 
     answer = talk(connection(flags), work, "making a token")
     if out:

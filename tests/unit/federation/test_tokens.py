@@ -210,3 +210,28 @@ def test_no_secret_of_a_token_is_kept(tmp_path):
                 assert token not in cp.audit_text()
 
     asyncio.run(run())
+
+
+def test_whoever_holds_a_token_does_not_take_a_peers_place(tmp_path):
+    """With roots of its own, it would speak for that peer's whole trust domain."""
+
+    async def establish(cp, token, **changes):
+        return await cp.call("POST", "/v1/peering/establish", application(token, **changes), token=None)
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await peered(east, west)
+            key = keys.BUNDLES + "west.test"
+            before = await east.store.get(key)
+            status, told = await establish(east, await make(east))
+            assert status == 403
+            assert "peering token --for west" in told["error"]
+            assert await east.store.get(key) == before
+            # One that was made for it may; one that was made for another may not.
+            status, told = await establish(east, await make(east, peer="north"))
+            assert (status, "for the cluster north alone" in told["error"]) == (403, True)
+            assert await east.store.get(key) == before
+            assert (await establish(east, await make(east, peer="west")))[0] == 200
+            assert (await make(east, peer="../x"))[0] == 422
+
+    asyncio.run(run())
