@@ -66,4 +66,5 @@ async def examine_all(to: Connection) -> list[Any]:
             examine.issuer(status, time.time()),
             examine.versions(version("holdfast"), status, proxies),
             *examine.agents(status, proxies, time.time()),
+            *examine.peers(status),
         ]

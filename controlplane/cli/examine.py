@@ -134,3 +134,24 @@ def agents(status: Mapping[str, Any], proxies: Mapping[str, Any], now: float) ->
             Check("leader", "warn", "none is elected", "an election takes seconds; then look at the nodes' logs")
         )
     return checks
+
+
+def peers(status: Mapping[str, Any]) -> list[Check]:
+    """One for each peering."""
+    return [_peer(peer) for peer in status.get("peers") or []]
+
+
+def _peer(peer: Mapping[str, Any]) -> Check:
+    name, state = f"peer {peer['name']}", str(peer["state"])
+    if state in {"connected", "paused"}:
+        counts = f"{state}; {peer['imported']} services imported, {peer['exported']} exported"
+        if peer["refused"]:
+            advice = f"`holdfast peering describe {peer['name']}` says why"
+            return Check(name, "warn", f"{counts}; {peer['refused']} items of its offer are refused", advice)
+        return Check(name, "ok", counts)
+    found = f"{state} for {span(peer['lostSeconds'])}" + (f": {peer['reason']}" if peer["reason"] else "")
+    if state == "refused":
+        advice = "it answers: `docs/federation.md` tells what its words mean"
+    else:
+        advice = "does its control plane run, and is its port reached from here? what was imported is kept"
+    return Check(name, "warn", found, advice)

@@ -1,5 +1,7 @@
 """status, proxy status and doctor: facts in, words out."""
 
+import pytest
+
 from controlplane.cli import examine
 from controlplane.cli.proxy import TITLES, complaints, row
 from controlplane.cli.reach import Reach
@@ -132,3 +134,34 @@ def test_doctor_on_versions():
 def test_the_worst_verdict_counts():
     ok, warn, fail = (examine.Check("x", v, "") for v in ("ok", "warn", "fail"))
     assert [examine.worst(c) for c in ([], [ok], [ok, warn], [warn, fail])] == ["ok", "ok", "warn", "fail"]
+
+
+def a_peer(**changes):
+    known = {
+        "name": "east",
+        "state": "connected",
+        "reason": "",
+        "lostSeconds": 0,
+        "imported": 3,
+        "exported": 2,
+        "refused": 0,
+    }
+    return known | changes
+
+
+@pytest.mark.parametrize(
+    ("peer", "verdict", "words"),
+    [
+        (a_peer(), "ok", "3 services imported"),
+        (a_peer(state="paused"), "ok", "paused"),
+        (a_peer(refused=7), "warn", "7 items"),
+        (a_peer(state="lost", lostSeconds=200, reason="no answer"), "warn", "lost for 3m20s: no answer"),
+        (a_peer(state="refused", lostSeconds=5, reason="the peer says: gone"), "warn", "refused for 5s"),
+    ],
+)
+def test_doctor_tells_of_each_peer(peer, verdict, words):
+    (check,) = examine.peers({"peers": [peer]})
+    assert (check.name, check.verdict) == ("peer east", verdict)
+    assert words in check.found
+    assert bool(check.advice) == (verdict != "ok")
+    assert examine.peers({}) == []
