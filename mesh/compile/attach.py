@@ -32,8 +32,8 @@ from mesh.model import (
     TrustBundle,
 )
 from mesh.model.checks import imported_name_fault, label_fault, port_fault, shown
+from mesh.model.policyspec import Subset, TrafficPolicySpec
 from mesh.model.routing import EXTERNAL, IMPORTED, SUBSET, BackendRef, ParentRef
-from mesh.model.trafficpolicy import Subset, TrafficPolicySpec
 
 AnyRoute = HTTPRoute | GRPCRoute | TCPRoute
 

@@ -12,7 +12,7 @@ from mesh.compile.parts import ADS, CONNECT_SECONDS, http2_upstream, limits, set
 from mesh.compile.rules import Target
 from mesh.compile.view import Backend, Connections, Frame
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import ClientHealthCheck, LoadBalancing, OutlierDetection, SlowStart, TcpKeepalive
+from mesh.model.policyspec import ClientHealthCheck, LoadBalancing, OutlierDetection, SlowStart, TcpKeepalive
 
 _POLICIES = {
     "RoundRobin": pb.Cluster.ROUND_ROBIN,

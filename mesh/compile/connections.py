@@ -7,7 +7,7 @@ from mesh.compile.spread import Spread
 from mesh.compile.view import Connections
 from mesh.model import Protocol, Ref
 from mesh.model.policyfit import ASKED, outside
-from mesh.model.trafficpolicy import HashKey
+from mesh.model.policyspec import HashKey
 
 
 def connections(policy: Policy | None, protocol: Protocol) -> Connections:

@@ -18,7 +18,7 @@ from mesh.compile.parts import (
     tls_inspector,
 )
 from mesh.compile.view import Frame, Gateway, Passage
-from mesh.model.trafficpolicy import OutlierDetection
+from mesh.model.policyspec import OutlierDetection
 
 _OUTLIERS = OutlierDetection(consecutive_gateway_errors=0)
 """Only connections that fail: nothing else can be seen from here."""

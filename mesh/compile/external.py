@@ -18,7 +18,7 @@ from mesh.compile.parts import (
 from mesh.compile.view import External, verifiable
 from mesh.model.checks import ip_of
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import LoadBalancing, TcpKeepalive
+from mesh.model.policyspec import LoadBalancing, TcpKeepalive
 
 _CONNECT_SECONDS = 5.0
 """With the handshake, and from far away."""

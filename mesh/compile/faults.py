@@ -13,7 +13,7 @@ from mesh import pb
 from mesh.compile import http, matching, names
 from mesh.compile.view import Injection
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import FaultAbort
+from mesh.model.policyspec import FaultAbort
 
 _MILLION = 1_000_000
 

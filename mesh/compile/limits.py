@@ -16,7 +16,7 @@ from mesh.compile import matching, names, ratelimit
 from mesh.compile.http import set_header
 from mesh.compile.view import Limit
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import MAX_LIMITS, RateLimit
+from mesh.model.policyspec import MAX_LIMITS, RateLimit
 
 _MATCH, _MATCHED = "match", "true"
 _ALL_32_BITS = 2**32 - 1

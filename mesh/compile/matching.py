@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from mesh import pb
+from mesh.model.policyspec import RequestMatch
 from mesh.model.regex import prefix_expression
 from mesh.model.routing import HeaderMatch
-from mesh.model.trafficpolicy import RequestMatch
 
 
 def text(value: str, *, regex: bool = False) -> pb.StringMatcher:

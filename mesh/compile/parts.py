@@ -6,7 +6,7 @@ from typing import Literal
 from mesh import pb
 from mesh.compile import names
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import CircuitBreaking, RetryBudget, TcpKeepalive
+from mesh.model.policyspec import CircuitBreaking, RetryBudget, TcpKeepalive
 
 ADS = pb.ConfigSource(
     ads=pb.AggregatedConfigSource(),

@@ -8,7 +8,7 @@ from mesh.compile import names
 from mesh.compile.attach import Attached, Policy
 from mesh.compile.view import Handling, Injection, Limit
 from mesh.model import Ref, ServiceRef
-from mesh.model.trafficpolicy import Fault
+from mesh.model.policyspec import Fault
 
 
 def handling(attached: Attached, service: ServiceRef, port: int, caller: str, trust_domain: str) -> Handling:

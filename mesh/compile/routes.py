@@ -14,9 +14,9 @@ from mesh.compile import tries as trying
 from mesh.compile.rules import Entry, Mirror, Target
 from mesh.model.duration import seconds
 from mesh.model.httproute import HttpMatch, HttpRetry
+from mesh.model.policyspec import HashKey
 from mesh.model.regex import literal
 from mesh.model.routing import Cors, Header, HeaderModifier, PathModifier, RequestRedirect, UrlRewrite
-from mesh.model.trafficpolicy import HashKey
 
 Cluster = Callable[[Target], str]
 """The name of the cluster that stands for a target."""

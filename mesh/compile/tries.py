@@ -9,7 +9,7 @@ from mesh.compile import http
 from mesh.compile.view import Handling
 from mesh.model import Protocol
 from mesh.model.duration import seconds
-from mesh.model.trafficpolicy import Retries
+from mesh.model.policyspec import Retries
 
 UNSEEN = ("connect-failure", "refused-stream", "reset-before-request", "retriable-headers")
 """Each of them means: no application has seen the request."""

@@ -21,7 +21,7 @@ from mesh.model import (
     Revision,
     ServiceRef,
 )
-from mesh.model.trafficpolicy import (
+from mesh.model.policyspec import (
     CircuitBreaking,
     ClientHealthCheck,
     Fault,

@@ -6,15 +6,13 @@ and by the hosts that call.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mesh.model.base import Object, Ref
 from mesh.model.externalservice import ExternalPort, ExternalService
 from mesh.model.peering import ImportedService
+from mesh.model.policyspec import PolicyTarget, TrafficPolicySpec
 from mesh.model.service import Protocol, Service, ServicePort
-
-if TYPE_CHECKING:
-    from mesh.model.trafficpolicy import PolicyTarget, TrafficPolicySpec
 
 ASKED: dict[str, frozenset[Protocol]] = {
     "tcp": frozenset({"tcp", "http", "http2", "grpc"}),
@@ -37,14 +35,14 @@ class Unfit(NamedTuple):
     """No port that the policy is for can."""
 
 
-def places(place: "PolicyTarget", namespace: str) -> tuple[Ref, ...]:
+def places(place: PolicyTarget, namespace: str) -> tuple[Ref, ...]:
     """What a policy may be for: the first of these that there is."""
     kinds = ("ImportedService",) if "." in place.service else ("Service", "ExternalService")
     return tuple(Ref(kind, namespace, place.service) for kind in kinds)
 
 
 def aimed_at(
-    place: "PolicyTarget", namespace: str, objects: Mapping[Ref, Object]
+    place: PolicyTarget, namespace: str, objects: Mapping[Ref, Object]
 ) -> tuple[Service | ImportedService | ExternalService | None, tuple[ServicePort | ExternalPort, ...]]:
     """What a policy is for, and which of its ports."""
     found = next((objects[ref] for ref in places(place, namespace) if ref in objects), None)
@@ -54,7 +52,7 @@ def aimed_at(
     return found, tuple(port for port in ports if place.port in {0, port.port})
 
 
-def unfit(spec: "TrafficPolicySpec", ports: Iterable[ServicePort | ExternalPort]) -> Iterator[Unfit]:
+def unfit(spec: TrafficPolicySpec, ports: Iterable[ServicePort | ExternalPort]) -> Iterator[Unfit]:
     """Whatever at least one of these ports cannot have."""
     spoken = {port.port: port.protocol for port in ports}
     for path, reason, able in _needs(spec):
@@ -63,7 +61,7 @@ def unfit(spec: "TrafficPolicySpec", ports: Iterable[ServicePort | ExternalPort]
             yield Unfit(path, reason, without, len(without) == len(spoken))
 
 
-def _needs(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, frozenset[Protocol]]]:
+def _needs(spec: TrafficPolicySpec) -> Iterator[tuple[str, str, frozenset[Protocol]]]:
     """What the policy says, why some ports cannot have it, and the protocols of those that can."""
     if spec.health_check:
         asks = spec.health_check.type
@@ -87,7 +85,7 @@ def _needs(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, frozenset[Prot
             yield path, "connections of TCP have no requests: it does nothing on ports of protocol tcp", _HTTP
 
 
-def outside(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, str]]:
+def outside(spec: TrafficPolicySpec) -> Iterator[tuple[str, str, str]]:
     """What cannot be had of an ExternalService: the section, its path, and the reason."""
     for section, path, reason in (
         ("health_check", "spec.healthCheck", "nobody asks a server outside of the mesh for its health"),
@@ -99,7 +97,7 @@ def outside(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, str]]:
             yield section, path, reason
 
 
-def far(spec: "TrafficPolicySpec") -> Iterator[tuple[str, str, str]]:
+def far(spec: TrafficPolicySpec) -> Iterator[tuple[str, str, str]]:
     """What cannot be had of another cluster's Service: the section, its path, and the reason."""
     for section, path, reason in (
         ("health_check", "spec.healthCheck", "a gateway answers for many instances: their own cluster asks them"),

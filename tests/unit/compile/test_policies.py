@@ -10,7 +10,7 @@ from mesh.compile.compiler import compile as compile_anew
 from mesh.compile.tries import tries
 from mesh.compile.view import Frame, Handling
 from mesh.model import LocalPort, Object, Ref, Upstream, World
-from mesh.model.trafficpolicy import Retries
+from mesh.model.policyspec import Retries
 from tests.support.meshes import bundle, config, definition, local, service, world
 
 FAKE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
