@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 
 from mesh import codec
+from mesh.model import Metadata
 from tests.integration.compile.hosts import Host, context, get
 from tests.integration.compile.two import EAST, EXPORTED, IMPORTED, PORTS, WEB, WEST, Two, services
-from tests.support.meshes import peering
+from tests.support.meshes import export, peering, service
 
 pytestmark = pytest.mark.real
 
@@ -69,10 +71,14 @@ async def who(port: int) -> str:
 
 async def passed(host: Host, cluster: str) -> int:
     """Connections that a gateway has passed on, to a cluster."""
+    return await stat(host, f"cluster.{cluster}.upstream_cx_total")
+
+
+async def stat(host: Host, name: str) -> int:
     connector = aiohttp.UnixConnector(str(host.admin))
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://envoy/stats") as answer:
         lines = dict(line.rsplit(": ", 1) for line in (await answer.text()).splitlines() if ": " in line)
-    return int(lines.get(f"cluster.{cluster}.upstream_cx_total", 0))
+    return int(lines.get(name, 0))
 
 
 async def greeted(port: int) -> bytes:
@@ -136,3 +142,33 @@ def test_a_gateway_takes_no_plaintext(mesh: Mesh):
     address, port = mesh.two.places["ge1"]
     with pytest.raises(OSError):
         asyncio.run(get(address, port))
+
+
+def test_what_is_exported_besides_cuts_no_connection(mesh: Mesh):
+    """Nor does what is exported no more, but its own: the listener stays, and chains of it come and go."""
+
+    async def run() -> None:
+        host, kept = mesh.two.hosts["ge1"], "listener_manager.listener_in_place_updated"
+        reader, writer = await asyncio.open_connection("127.0.0.1", mesh.web["db.shop.east"])
+        try:
+            async with asyncio.timeout(20):
+                assert await reader.readline() == E1.encode() + b"\n"
+                for labels in ({"shown": "yes"}, {}):
+                    before, drained = (
+                        await stat(host, kept),
+                        await stat(host, "listener_manager.total_listeners_draining"),
+                    )
+                    meta = Metadata(name="extra", namespace="shop", labels=labels)
+                    extra = msgspec.structs.replace(service("extra", port=81, protocol="tcp"), metadata=meta)
+                    more = export("extra", selector={"shown": "yes"})
+                    more = msgspec.structs.replace(more, metadata=Metadata(name="more", namespace="shop"))
+                    await asyncio.to_thread(mesh.two.set, EAST, export(*PORTS), more, extra)
+                    assert await stat(host, kept) == before + 1
+                    assert await stat(host, "listener_manager.total_listeners_draining") == drained
+                    writer.write(b"still here\n")
+                    assert await reader.readline() == b"still here\n"
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
