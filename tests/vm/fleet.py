@@ -193,8 +193,11 @@ def remove_leftovers(say: Callable[[str], None]) -> list[str]:
         say(f"Removing what is left of the run {name} …")
         with _adopted(state_folder() / name) as ours:
             if ours:
-                Fleet(name).close()
-                removed.append(name)
+                try:
+                    Fleet(name).close()
+                    removed.append(name)
+                except VmError as exc:  # somebody else's; `down` may be removing it at this moment
+                    say(str(exc))
     return removed
 
 

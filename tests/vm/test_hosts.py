@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 from tests.vm import cgroups
 from tests.vm.fleet import Fleet, runs, state_folder
 from tests.vm.host import Host
-from tests.vm.shell import VmError
+from tests.vm.shell import VmError, call
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,20 @@ def test_a_run_that_is_broken_off_leaves_nothing(fleet: Fleet, signum: signal.Si
     finally:
         owner.kill()
         owner.communicate()
+
+
+def test_what_a_dead_run_left_and_cannot_be_removed_keeps_nobody_from_a_run() -> None:
+    left = state_folder() / f"hfbusy-{os.getpid() % 9999}"
+    (left / "busy").mkdir(parents=True)
+    call("mount", "-t", "tmpfs", "tmpfs", left / "busy")
+    said: list[str] = []
+    try:
+        with Fleet(say=said.append):
+            assert any(f"run {left.name}: left behind: " in line and "busy" in line for line in said), said
+    finally:
+        call("umount", left / "busy")
+    with Fleet(say=said.append):
+        assert not left.exists()
 
 
 def test_two_runs_have_networks_of_their_own(fleet: Fleet) -> None:

@@ -9,7 +9,7 @@ from tests.vm.host import Host
 from tests.vm.shop import PORTS, UNIT, Shop, calls, reachable
 from tests.vm.test_kills import envoys, pid_of, serves
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 WATCHDOG = "/etc/systemd/system/{}.service.d/watchdog.conf"
 
@@ -67,7 +67,6 @@ def test_a_stop_of_envoy_lets_callers_leave_first_and_fails_no_call(shop: Shop, 
     assert ["sa/web" in said for said in slow] == [True] * 4
 
 
-@pytest.mark.slow
 def test_a_reboot_lets_callers_leave_first_and_fails_no_call(shop: Shop, second: Host) -> None:
     """With the drop-in for the service's own unit, which stops before Envoy does."""
     host = shop.api
@@ -81,7 +80,6 @@ def test_a_reboot_lets_callers_leave_first_and_fails_no_call(shop: Shop, second:
     assert there.failures == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "seconds"), [("holdfast-agent", 4), ("holdfast-envoy", 25)])
 def test_what_hangs_is_started_anew_and_envoys_connections_live_on(shop: Shop, unit: str, seconds: int) -> None:
     """The launcher says that it lives every ten seconds only; the units' own limit is a minute."""
