@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from agent.pipeline import Pipeline
 from agent.planning import changed
 from agent.xds.stream import Stream
@@ -90,6 +92,7 @@ def proposed(change: Upserted | Removed) -> Proposed:
     return Proposed(kind=ref.kind, namespace=ref.namespace, name=ref.name, object=document)
 
 
+@pytest.mark.timeout(600)
 def test_what_is_planned_is_what_is_sent():
     rng = random.Random(5)
     changes, pipeline, proxy = Changes(rng), Pipeline(HOST), Proxy()
