@@ -94,8 +94,10 @@ class PeeringDesk:
         await self._store.txn([Compare(key, Revision(0))], [Put(key, codec.encode_struct(record))])
         return Made(tokens.text_of(token), token.id, record.expires)
 
-    async def accept(self, text: str, author: str) -> Peering:
+    async def accept(self, text: str, author: str, *, anew: bool = False) -> Peering:
         """Use another cluster's token: the Peering with it, once both sides have theirs.
+
+        A peer that is known already must be known by the root that the token names, unless it is to be known `anew`.
 
         Raises:
             PeeringError: the token is none, its maker says no, or is not reached.
@@ -106,6 +108,10 @@ class PeeringDesk:
         except BadToken as exc:
             raise PeeringError(str(exc)) from exc
         await self._check(token.cluster, token.trust_domain)
+        held = self._view.bundle(token.trust_domain)
+        if not anew and held is not None and token.pin not in {ca_keys.pin(root) for root in held.spec.roots}:
+            reason = f"{token.cluster} is a peer already, and the token names a root that it does not have"
+            raise PeeringError(f"{reason}: if it was set up anew, say so with --anew", status=409)
         bundle = self._own_bundle()
         wanted = Application(
             id=token.id,

@@ -26,6 +26,7 @@ class TokenRequest(Frozen, frozen=True, kw_only=True):
 
 class AcceptRequest(Frozen, frozen=True, kw_only=True):
     token: str
+    anew: bool = False
 
 
 def _refusal(exc: PeeringError) -> ApiError:
@@ -63,7 +64,7 @@ async def accept(request: web.Request) -> web.Response:
     try:
         # Longer than other calls: some of the token's addresses may lead nowhere.
         async with asyncio.timeout(ACCEPT_SECONDS):
-            peering = await context.desk.accept(wanted.token, author_of(request))
+            peering = await context.desk.accept(wanted.token, author_of(request), anew=wanted.anew)
     except PeeringError as exc:
         raise _refusal(exc) from exc
     request[NOTES].update(peer=peering.metadata.name, trust_domain=peering.spec.trust_domain)

@@ -59,9 +59,10 @@ def token(ttl: str, out: str, peer: str, form: str, flags: Flags) -> None:
 
 @peering.command()
 @click.argument("file", type=click.File("r"))
+@click.option("--anew", is_flag=True, help="It is a peer already, was set up anew, and has other roots now.")
 @output("table", "json", "yaml")
 @connected
-def accept(file: Any, form: str, flags: Flags) -> None:
+def accept(file: Any, anew: bool, form: str, flags: Flags) -> None:
     r"""Use another cluster's peering token, read from FILE: afterwards both have a Peering with each other.
 
     Nothing is exported yet, either way: that is what an ExportPolicy is for. The call may be repeated if its answer
@@ -78,7 +79,7 @@ def accept(file: Any, form: str, flags: Flags) -> None:
     text = file.read(16 * 1024).strip()
 
     async def work(api: Api) -> Any:
-        return await api.call("POST", "/v1/peering/accept", body={"token": text}, repeatable=True)
+        return await api.call("POST", "/v1/peering/accept", body={"token": text, "anew": anew}, repeatable=True)
 
     answer = talk(connection(flags), work, "asking the other cluster", timeout=SECONDS)
     if form != "table":

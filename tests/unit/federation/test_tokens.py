@@ -8,6 +8,7 @@ import pytest
 from mesh import codec, keys
 from mesh.store.protocol import Put
 from multicluster import tokens, trust
+from tests.support.waiting import aeventually
 from tests.unit.federation.clusters import cluster, clusters, connected, peered, state
 from tests.unit.multicluster.roots import root
 
@@ -233,5 +234,27 @@ def test_whoever_holds_a_token_does_not_take_a_peers_place(tmp_path):
             assert await east.store.get(key) == before
             assert (await establish(east, await make(east, peer="west")))[0] == 200
             assert (await make(east, peer="../x"))[0] == 422
+
+    asyncio.run(run())
+
+
+def test_a_token_of_another_ca_takes_a_peers_place_only_by_the_operators_word(tmp_path):
+    async def run():
+        (tmp_path / "posing").mkdir()
+        async with clusters(tmp_path, "west", "east") as (west, east), cluster(tmp_path / "posing", "east") as posing:
+            await peered(east, west)
+            await connected(west, "east")
+            before = west.context.mirror.view.bundle("east.test")
+            token = await make(posing)
+            status, told = await accept(west, token)
+            assert (status, "set up anew" in told["error"]) == (409, True)
+            assert west.context.mirror.view.bundle("east.test") == before
+            assert west.context.mirror.view.peering("east").spec.addresses == (east.url,)
+            assert "establish" not in posing.audit_text()
+            status, _ = await west.call("POST", "/v1/peering/accept", {"token": token, "anew": True})
+            assert status == 201
+            roots = posing.context.mirror.view.bundle("east.test").spec.roots
+            await aeventually(lambda: west.context.mirror.view.bundle("east.test").spec.roots == roots)
+            await connected(posing, "west")
 
     asyncio.run(run())
