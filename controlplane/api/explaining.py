@@ -13,8 +13,8 @@ from controlplane.asking import Question
 from controlplane.view import View
 from mesh import codec
 from mesh.model import Frozen, ServiceRef, selects
-from mesh.model.checks import shown
-from mesh.model.explained import Answered, AnswerQuestion, Called, CallQuestion, Reached
+from mesh.model.checks import principal_fault, shown
+from mesh.model.explained import Answered, AnswerQuestion, Called, CallQuestion, Outcome, Reached
 
 EACH_SECONDS, ALL_SECONDS = 10.0, 12.0
 MAX_CALLEES = 8
@@ -26,9 +26,11 @@ T = TypeVar("T", Called, Answered)
 class ExplainRequest(Frozen, frozen=True, kw_only=True):
     """POST /v1/explain."""
 
-    name: str
+    name: str = ""
     namespace: str = "default"
     """The calling service."""
+    caller: str = ""
+    """A SPIFFE id instead: somebody of another cluster, whose host is not asked."""
     service: str
     service_namespace: str = ""
     """Empty: the caller's."""
@@ -51,7 +53,9 @@ class _Silent:
 async def explain(request: web.Request) -> web.Response:
     """Nothing is sent to any application."""
     context, asked = request.app[CONTEXT], await strict(request, ExplainRequest)
-    called = await _caller(context, asked)
+    if bool(asked.name) == bool(asked.caller):
+        raise ApiError(422, "exactly one of name and caller is needed", "name: a service here; caller: a SPIFFE id")
+    called = _stranger(context.mirror.view, asked) if asked.caller else await _caller(context, asked)
     request[NOTES].update(node=called.node)
     reached = _to_ask(called)
     async with asyncio.TaskGroup() as group:
@@ -95,6 +99,36 @@ async def _caller(context: Context, asked: ExplainRequest) -> Called:
             return found
         silent = found
     raise ApiError(409, f"{silent.node}: {silent.reason}", "an agent answers only while it is connected")
+
+
+def _stranger(view: View, asked: ExplainRequest) -> Called:
+    """Who calls from another cluster, and all whom the call may reach here."""
+    if fault := principal_fault(asked.caller):
+        raise ApiError(422, fault)
+    ref = ServiceRef(asked.service_namespace or asked.namespace, asked.service)
+    held = view.services.get(ref)
+    if held is None:
+        raise ApiError(404, f"there is no Service {ref}")
+    ports = [port.port for port in held.object.spec.ports if asked.port in {0, port.port}]
+    if len(ports) != 1:
+        raise ApiError(
+            422, f"say which port of Service {ref}: {', '.join(str(p.port) for p in held.object.spec.ports)}"
+        )
+    where = f"{ref}:{ports[0]}"
+    reached = tuple(
+        Reached(
+            service=where, instance=name, node=spec.node, address=f"{spec.address}:{spec.port}", health=spec.health,
+            service_account=spec.service_account, locality=spec.locality,
+        )
+        for name, spec in sorted((name, one.object.spec) for name, one in view.endpoints.get(ref, {}).items())
+        if ports[0] in spec.ports
+    )  # fmt: skip
+    sent = Outcome(
+        share=1.0, verdict="to", service=where, path=asked.path, host=asked.host, headers=tuple(asked.headers.items())
+    )
+    return Called(
+        node="", spiffe_id=asked.caller, listen="", revision=view.revision, outcomes=(sent,), endpoints=reached
+    )
 
 
 def running(view: View, service: ServiceRef) -> list[str]:

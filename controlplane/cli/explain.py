@@ -39,6 +39,7 @@ def explain(
       holdfast explain 'web.shop -> api.shop:80' --path /cart --method POST
       holdfast explain web.shop api.shop --header 'version: two' -o json
       holdfast explain web.shop api.shop.east
+      holdfast explain spiffe://west.example/ns/shop/sa/web api.shop     whether a caller of a peer is let in
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import emit, talk
@@ -68,13 +69,14 @@ def question(words: Sequence[str], namespace: str) -> dict[str, Any]:
     called, _, port = parts[1].partition(":")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= 0xFFFF):
         raise CliError(f"{port!r} is not a port", code=Exit.USAGE, hint="such as: api.shop:80")
-    name, _, its = parts[0].partition(".")
+    name, _, its = ("", "", "") if parts[0].startswith("spiffe:") else parts[0].partition(".")
     service, _, theirs = called.partition(".")
     if "." in theirs:  # <service>.<namespace>.<cluster>, which is named <service>.<cluster> in that namespace here
         theirs, _, cluster = theirs.partition(".")
         service = f"{service}.{cluster}"
+    who = {"name": name} if name else {"caller": parts[0]}
     return {
-        "name": name,
+        **who,
         "namespace": its or namespace,
         "service": service,
         "serviceNamespace": theirs or its or namespace,
@@ -93,6 +95,9 @@ def header(text: str) -> tuple[str, str]:
 def lines(found: Document, asked: Document, now: float) -> list[str]:
     """The answer for people. Pure."""
     caller = found["caller"]
+    if asked.get("caller"):
+        shown = [f"{asked['caller']} calls {asked['service']}.{asked['serviceNamespace']} from another cluster"]
+        return shown + _endpoints(caller["outcomes"][0]["service"], caller["endpoints"], found["callees"], now)
     who = f"{asked['name']}.{asked['namespace']} on {caller['node']}"
     service, _, cluster = asked["service"].partition(".")
     whom = f"{'.'.join(filter(None, (service, asked['serviceNamespace'], cluster)))} through {caller['listen']}"
@@ -172,7 +177,7 @@ def _far(one: Document) -> list[str]:
     """Of another cluster: what is known here, and where the rest is."""
     return [
         f"    as {one['sni']}, and nobody may answer but {', '.join(one['identities'])}",
-        f"    who is let in there, policies of {one['cluster']} say: ask its control plane",
+        f"    whom policies of {one['cluster']} let in, `holdfast explain SPIFFE-ID SERVICE` tells there",
     ]
 
 

@@ -82,6 +82,24 @@ def test_a_service_of_another_cluster_is_named_with_it():
     text = "\n".join(lines(found, {**asked, "method": "GET", "path": "/"}, 0.0))
     for said in (
         "web.shop on web-1 calls api.shop.east", "it leads to cluster east", "as 80.api.shop.east.mesh",
-        "nobody may answer but spiffe://east.test/ns/shop/sa/api", "policies of east say",
+        "nobody may answer but spiffe://east.test/ns/shop/sa/api", "policies of east let in",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_a_caller_of_another_cluster_is_named_by_its_identity():
+    who = "spiffe://west.test/ns/shop/sa/web"
+    asked = question((who, "api.shop:80"), "default")
+    assert asked == {"caller": who, "namespace": "default", "service": "api", "serviceNamespace": "shop", "port": 80}
+    found = {
+        "caller": {
+            "node": "", "spiffeId": who, "listen": "", "outcomes": [{"share": 1.0, "verdict": "to", "service": V1}],
+            "endpoints": [
+                {"service": V1, "instance": "v1-a", "node": "a", "address": "10.0.0.1:15443", "health": "healthy"},
+            ],
+        },
+        "callees": [{"service": V1, "node": "a", "outcomes": [{"verdict": "to", "rule": "shop/from-west/web"}]}],
+    }  # fmt: skip
+    text = "\n".join(lines(found, {**asked, "method": "GET", "path": "/"}, 0.0))
+    assert f"{who} calls api.shop from another cluster" in text
+    assert "v1-a on a (10.0.0.1:15443) is healthy; lets it in by shop/from-west/web" in text

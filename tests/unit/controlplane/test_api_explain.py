@@ -9,7 +9,7 @@ from mesh.model import Ref
 from mesh.model.explained import Answered, AnswerQuestion, Called, CallQuestion, Outcome, Reached
 from mesh.store.protocol import Put
 from tests.support.waiting import aeventually
-from tests.unit.controlplane.harness import agent, instance, mesh
+from tests.unit.controlplane.harness import agent, instance, mesh, namespace, service
 from tests.unit.controlplane.test_api_wait import pair
 
 V1 = "v1.shop:80"
@@ -121,5 +121,33 @@ def test_a_host_that_names_what_is_no_service_stops_nothing(tmp_path):
                 assert reasons["v1-a"] == "there is no such node"
                 assert "no Service's port" in reasons["v2-a"]
                 assert "no Service's port" in reasons["v3-a"]
+
+    asyncio.run(run())
+
+
+def test_a_caller_of_another_cluster_is_asked_about_at_the_callees_alone(tmp_path):
+    who = "spiffe://west.test/ns/shop/sa/web"
+    wanted = {"caller": who, "service": "api", "serviceNamespace": "shop", "path": "/x"}
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1", "shop/api")
+            await cp.apply(namespace(), service("api"))
+            body = {"instances": [instance()]}
+            assert (await cp.call("POST", "/v1/register", body, tls=cp.node_tls("n1")))[0] == 200
+            seen = []
+            async with agent(cp, "n1", answers={"explain-answer": answers(AnswerQuestion, ANSWERED, seen)}):
+                await aeventually(lambda: cp.context.mirror.view.endpoints)
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                status, found = await cp.call("POST", "/v1/explain", wanted)
+                assert status == 200, found
+                assert [(c["instance"], c["outcomes"][0]["rule"]) for c in found["callees"]] == [
+                    ("api-n1", "default-deny")
+                ]
+                assert (seen[0].caller, seen[0].service, seen[0].port, seen[0].path) == (who, "api", 80, "/x")
+            for change, status in (
+                ({"caller": "web"}, 422), ({"name": "web"}, 422), ({"service": "gone"}, 404), ({"port": 81}, 422),
+            ):  # fmt: skip
+                assert (await cp.call("POST", "/v1/explain", wanted | change))[0] == status, change
 
     asyncio.run(run())
