@@ -158,9 +158,11 @@ def test_an_upgrade_under_load_fails_no_request_and_one_that_is_bad_goes_back(ro
     with rolled.load() as found:
         played = rolled.controller.play("upgrade", dist=newer)
         assert set(rolled.versions().values()) == {"0.2.0"}
-        again = rolled.controller.play("upgrade", dist=newer)
+        rolled.controller.dist = newer
+        again = rolled.controller.play("upgrade")
         assert set(again.changed.values()) == {0}, again.text[-6000:]
         failed = rolled.controller.play("upgrade", "--tags", "agent", dist=bad, check=False)
+        first = rolled.controller.play("upgrade", dist=bad, check=False)
     assert found["faults"] == {}, (found, played.text[-3000:])
     assert set(found["answers"]) == {"api-1", "api-2"}
     assert sum(found["answers"].values()) > 1000
@@ -168,6 +170,10 @@ def test_an_upgrade_under_load_fails_no_request_and_one_that_is_bad_goes_back(ro
     assert "is back at 0.2.0, and no other host was upgraded after it" in failed.words
     assert "it is not ready after 60 s" in failed.words
     assert set(rolled.versions().values()) == {"0.2.0"}
+    # The agent beside the control-plane node is as bad: that goes back, and what it hands out; no host has its turn.
+    assert "cp is back at 0.2.0, and nothing else was upgraded after it" in first.words
+    assert "The hosts that run services" not in first.text
+    assert '"version": "0.2.0"' in rolled.cp.run("cat /var/lib/holdfast-controlplane/dist/manifest.json").out
     assert "maintenance" not in rolled.holdfast("proxy", "status")
     for host in (rolled.web, *rolled.apis):
         assert host.run("readlink /opt/holdfast/envoy/current").out.strip() == "1.40.1"
