@@ -22,6 +22,8 @@ MANY_RESTARTS = 5
 ACCESS_LOG_BYTES = 48 * MIB
 """Envoy's launcher keeps it below 16 MiB and looks now and then; at three times that nobody does."""
 
+DENIED = "Permission denied"
+
 AGENT, ENVOY, HOST = "holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service"
 
 
@@ -168,8 +170,9 @@ def _connections(agent: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _envoy(facts: Facts) -> Iterator[Finding]:
     if facts.envoy_fault:
-        denied = "Permission denied" in facts.envoy_fault
-        advice = "run this as root" if denied else f"`journalctl -u {ENVOY}` says why it does not run"
+        advice = (
+            "run this as root" if DENIED in facts.envoy_fault else f"`journalctl -u {ENVOY}` says why it does not run"
+        )
         yield Finding("Envoy", "fault", facts.envoy_fault, advice)
         return
     if facts.envoy_state != "LIVE":
@@ -188,8 +191,10 @@ def _envoy(facts: Facts) -> Iterator[Finding]:
 def _ports(facts: Facts) -> Iterator[Finding]:
     if facts.settings_fault:
         return
-    port, live = facts.mtls_port, not facts.envoy_fault
+    port, live = facts.mtls_port, bool(facts.processes) or not facts.envoy_fault
     listens = port in facts.listening
+    if not live and DENIED in facts.envoy_fault:
+        return  # whose port it is cannot be told
     if facts.serves and live and not listens:
         advice = "see the agent's and Envoy's findings: a certificate is missing, or Envoy refuses the listener"
         yield Finding("ports", "fault", f"nobody listens at mTLS port {port}, so nobody can call this host", advice)

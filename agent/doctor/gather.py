@@ -97,7 +97,7 @@ def gather(config: Path, clock: Callable[[], float]) -> Facts:
         fault = str(exc)
     loaded = definitions.load(Path(settings.services_dir))
     reached = asyncio.run(_ask_all(settings, stored, clock))
-    pids = _envoys(settings)
+    pids = tuple(one.pid for one in envoys(settings))
     return Facts(
         now=clock(),
         node=settings.node,
@@ -141,10 +141,10 @@ def _of_the_machine() -> dict[str, Any]:
     return found
 
 
-def _envoys(settings: Settings) -> tuple[int, ...]:
-    """Pids of the Envoys that run."""
+def envoys(settings: Settings) -> tuple[record.Running, ...]:
+    """The Envoys that run. Known by when they started: in a container, units may see another boot than a shell does."""
     found = record.read(settings.envoy_run_dir)
-    return tuple(one.pid for one in record.alive(found)) if found else ()
+    return tuple(one for one in found.running if record.start_of(one.pid) == one.start) if found else ()
 
 
 def _processes(envoys: Sequence[int]) -> list[Process]:

@@ -218,8 +218,7 @@ class Source:
 
     def _limits(self) -> bytes:
         found: dict[str, Any] = {"self": msgspec.to_builtins(procfs.limits_of("self"))}
-        envoy = record.read(self.needed().envoy_run_dir)
-        for one in record.alive(envoy) if envoy else ():
+        for one in gather.envoys(self.needed()):
             found[f"envoy {one.role} {one.pid}"] = msgspec.to_builtins(procfs.limits_of(one.pid))
         found["disks"] = [msgspec.to_builtins(d) for d in gather.disks((self.needed().data, gather.JOURNAL.parent))]
         return _json(found)

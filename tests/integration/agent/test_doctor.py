@@ -105,6 +105,7 @@ def test_a_host_is_examined_and_dumped_alive_and_dead(tmp_path):
         assert alive["Envoy"][0][0] == "ok"
         assert alive["ports"] == [("ok", f"mTLS port {host.settings.mtls_port} is Envoy's")]
         assert alive["address"][0][0] == "ok"
+        assert alive["limits"], "Envoy's process was found"
 
         assert dead_agent["agent"][0][0] == "fault"
         assert dead_agent["Envoy"][0][0] == "ok"

@@ -18,6 +18,9 @@ from agent.cli import main
 from agent.doctor import archive, gather
 from agent.doctor.parts import MIB, Part, Source
 from agent.doctor.secrets import GONE
+from agent.envoy import record
+from agent.envoy.record import Record, Running
+from agent.settings import Settings
 from agent.state import Slots, StoredIdentity, StoredRange, StoredWorld
 from mesh.model import Identity
 from mesh.store.follow import Known
@@ -293,3 +296,11 @@ def test_a_damaged_identity_is_told_as_that_and_without_noise(planted):
     assert "damaged" in said.output
     assert "token create vm1" in said.output
     assert said.stderr == ""
+
+
+def test_an_envoy_is_known_by_its_start_whatever_boot_its_launcher_saw(tmp_path):
+    start = record.start_of(os.getpid())
+    running = (Running(os.getpid(), start, 0, "current"), Running(os.getpid(), start + 1, 0, "elder"))
+    record.write(tmp_path, Record(launcher=1, boot="another", phase="live", running=running))
+    settings = Settings(node="vm1", address="127.0.0.1", run_dir=str(tmp_path))
+    assert gather.envoys(settings) == running[:1]

@@ -118,8 +118,12 @@ def test_everything_that_is_dead_is_told_at_once():
     dead = bad(agent=None, agent_fault="no agent listens", envoy_fault="no answer", helper=None, helper_fault="nobody",
                listening=frozenset(), processes=())  # fmt: skip
     assert {finding.check for finding in dead} == {"agent", "Envoy", "names"}
-    (taken,) = [f for f in bad(envoy_fault="no answer") if f.check == "ports"]
+    (taken,) = [f for f in bad(envoy_fault="no answer", processes=()) if f.check == "ports"]
     assert "somebody else listens" in taken.found
+    hung = bad(envoy_fault="no answer")
+    assert [f.check for f in hung] == ["Envoy"], "its process holds the port"
+    denied = bad(envoy_fault="[Errno 13] Permission denied", processes=())
+    assert [(f.check, f.advice) for f in denied] == [("Envoy", "run this as root")]
 
 
 def test_limits_that_are_too_low_are_told_one_by_one():
