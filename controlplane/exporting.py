@@ -11,7 +11,7 @@ from aiohttp import web
 from controlplane.mirror import Mirror
 from controlplane.view import Touched, View, roots_of
 from mesh.aio import first
-from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef
+from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef, TrustBundle
 from multicluster import exports, trust
 from multicluster.exports import Items
 from multicluster.link import Link, LinkError
@@ -63,6 +63,8 @@ class Session:
     dirty: set[ServiceRef] = field(default_factory=set)
     everything: bool = False
     """All of it is to be looked at anew."""
+    behind: bool = False
+    """It waits until this replica has seen what the peer has."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     bundle: str = ""
     addresses: tuple[str, ...] = ()
@@ -78,19 +80,31 @@ class Exporting:
         self._mirror, self._view, self._me, self._addresses, self._learn = mirror, mirror.view, me, addresses, learn
         self._local = LocalView(mirror.view)
         self.sessions: list[Session] = []
+        self._counts: dict[str, int] = {}
+        """Peer -> Services that it may know; empty: to be counted again."""
+        self._bundle: tuple[TrustBundle, str] | None = None
+        """Our own, and its digest."""
         mirror.subscribe(self._notice)
 
     def _notice(self, touched: Touched) -> None:
-        services = touched.services | touched.endpoints
-        everything = touched.peerings or GATEWAY in services
+        if touched.services or touched.peerings:
+            self._counts.clear()
+        everything = touched.peerings or GATEWAY in touched.endpoints
+        told = everything or touched.bundles or touched.replicas
         for session in self.sessions:
+            # Endpoints of what the peer may not know are the most of what happens, and cost it nothing.
+            dirty = touched.services | (touched.endpoints & session.offered.keys())
             session.everything |= everything
-            session.dirty |= services
-            session.wake.set()
+            session.dirty |= dirty
+            if dirty or told or session.behind:
+                session.wake.set()
 
     def exported(self, peering: Peering) -> int:
         """How many Services this peer may know."""
-        return sum(1 for _ in exports.allowed(self._local, peering))
+        name = peering.metadata.name
+        if name not in self._counts:
+            self._counts[name] = sum(1 for _ in exports.allowed(self._local, peering))
+        return self._counts[name]
 
     async def serve(self, peer: str, ws: web.WebSocketResponse) -> None:
         """One connection, to its end."""
@@ -135,10 +149,12 @@ class Exporting:
         try:
             async with asyncio.timeout(CATCH_UP_SECONDS):
                 while hello.epoch == self._view.epoch and hello.position > self._view.revision:
+                    session.behind = True
                     session.wake.clear()
                     await session.wake.wait()
         except TimeoutError:
             log.warning("serving a peer from behind", peer=session.peer, seen=hello.position, here=self._view.revision)
+        session.behind = False
 
     async def _greet(self, session: Session, hello: Hello, peering: Peering) -> None:
         if fault := await self._learn(session.peer, hello.addresses):
@@ -226,13 +242,17 @@ class Exporting:
         """The bundle and the addresses, if the peer was told others."""
         bundle = self._view.bundle(self._me.trust_domain)
         if bundle is not None:
-            spec = bundle.spec
-            digest = trust.digest(spec.sequence, spec.roots)
+            spec, digest = bundle.spec, self._digest(bundle)
             if digest != session.bundle:
                 session.bundle = digest
                 session.exporter.bundle = trust.document(spec.sequence, spec.roots).decode()
         if (addresses := self._addresses()) != session.addresses:
             session.addresses = session.exporter.addresses = addresses
+
+    def _digest(self, bundle: TrustBundle) -> str:
+        if self._bundle is None or self._bundle[0] is not bundle:
+            self._bundle = bundle, trust.digest(bundle.spec.sequence, bundle.spec.roots)
+        return self._bundle[1]
 
     async def close(self) -> None:
         """Before a stop: peers turn to another replica at once."""

@@ -8,8 +8,9 @@ import msgspec
 from ca import bundle
 from controlplane import backup, peers
 from controlplane.cli.errors import Exit
+from controlplane.view import Touched
 from mesh import codec, keys
-from mesh.model import Ref
+from mesh.model import Ref, ServiceRef
 from mesh.store.protocol import Delete, Put
 from tests.support.waiting import aeventually
 from tests.unit.cli.test_commands import Cli
@@ -18,6 +19,7 @@ from tests.unit.federation.clusters import (
     API,
     clusters,
     connected,
+    export,
     holds,
     imported,
     offer_api,
@@ -273,5 +275,29 @@ def test_what_others_change_under_imports_is_put_right(tmp_path, monkeypatch):
             await holds(west, "east", *API, *later)
             await backup.restore(west.store, saved, overwrite=True, author="test", new_epoch="another")
             await holds(west, "east", *API, *later)
+
+    asyncio.run(run())
+
+
+def test_what_a_peer_may_not_know_does_not_wake_its_session(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await east.apply(service("inner"), export("api"))
+            await peered(east, west)
+            await holds(west, "east", *API)
+            await connected(west, "east")
+            (session,) = east.context.exporting.sessions
+            offered = session.exporter.nonce
+            await register(east, "i3", ("inner", "shop", "healthy"), address="10.0.0.3")
+            quiet = Touched(endpoints={ServiceRef("shop", "inner")})
+            await aeventually(lambda: not session.wake.is_set())
+            east.context.exporting._notice(quiet)
+            assert not session.wake.is_set()
+            east.context.exporting._notice(Touched(endpoints={ServiceRef("shop", "api")}))
+            assert session.wake.is_set()
+            await register(east, "i1", ("api", "shop", "unhealthy"))
+            await aeventually(lambda: session.exporter.nonce > offered)
+            assert set(await imported(west, "east")) == set(API)
 
     asyncio.run(run())
