@@ -133,6 +133,8 @@ def test_a_helper_that_starts_again_knows_what_was_wanted(host):
     host.apply(CALLERS)
     host.helper.kill()
     host.helper.wait()
+    with pytest.raises(HostError, match=r"is holdfast-host\.service running\?"):
+        host.ask("status")
     assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"  # the kernel needs no helper
     host.run("nft", "flush", "ruleset")  # as a boot does
     host.start_helper()
