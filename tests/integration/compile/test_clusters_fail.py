@@ -17,7 +17,7 @@ from tests.support.meshes import policy, rule
 pytestmark = pytest.mark.real
 
 W1, E1, E2 = "127.0.3.1", "127.0.3.2", "127.0.3.3"
-GE1, GE2, GE3, WEB_AT = "127.0.3.4", "127.0.3.5", "127.0.3.6", "127.0.3.7"
+GE1, GE2, GE3, WEB_AT, W2 = (f"127.0.3.{number}" for number in range(4, 9))
 EASTERN = {E1, E2}
 
 
@@ -214,5 +214,27 @@ def test_a_gateway_is_drained_and_replaced_without_a_loss(mesh: Mesh):
             await asyncio.to_thread(two.hosts["ge1"].envoy.kill9)
             await more(four, 100)
             assert [load.failures for load in four] == [[], [], [], []]
+
+    asyncio.run(run())
+
+
+def test_what_is_too_much_for_those_that_are_left_here_spills_over_and_returns(mesh: Mesh):
+    """One of two is well: 1.4 times its half stays, and the rest goes there until the other is back."""
+
+    async def run() -> None:
+        await asyncio.to_thread(mesh.two.instances, WEST, ("w2", W2))
+        async with aiohttp.ClientSession() as session, loads(_http1(session, mesh)) as (load,):
+            await load.more(60)
+            assert places(load) <= {W1, W2}
+            await mesh.say("unhealthy", "w2")
+            await load.more(400)
+            there = sum(answer in EASTERN for answer in load.answers[-360:]) / 360
+            assert 0.18 < there < 0.42, there
+            assert W2 not in load.answers[-360:]
+            await mesh.say("healthy", "w2")
+            await load.more(60)
+            await load.more(60)
+            assert places(load, 60) == {W1, W2}
+            assert load.failures == []
 
     asyncio.run(run())
