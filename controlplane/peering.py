@@ -175,7 +175,8 @@ class PeeringDesk:
         """Can it be a peer of this cluster?"""
         if cluster == self._me.cluster:
             raise PeeringError(
-                f"both clusters are called {cluster!r}: set spec.cluster of one's MeshConfig to another name first"
+                f"both clusters are called {cluster!r}: each needs a name of its own, which `holdfast init mesh"
+                " --cluster` gives for good"
             )
         if trust_domain == self._me.trust_domain:
             raise PeeringError(f"both clusters are of trust domain {trust_domain!r}: each needs one of its own")
