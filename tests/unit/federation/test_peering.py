@@ -6,17 +6,22 @@ import time
 import msgspec
 
 from ca import bundle
+from ca.signer.memory import MemorySigner
 from controlplane import backup, peers
 from controlplane.cli.errors import Exit
+from controlplane.peered import PeerRecord
+from controlplane.setup import InitOptions, init_store
 from controlplane.view import Touched
 from mesh import codec, keys
 from mesh.model import Ref, ServiceRef
+from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Delete, Put
 from tests.support.waiting import aeventually
 from tests.unit.cli.test_commands import Cli
-from tests.unit.controlplane.harness import service
+from tests.unit.controlplane.harness import replica, service, settings_for
 from tests.unit.federation.clusters import (
     API,
+    cluster,
     clusters,
     connected,
     export,
@@ -299,5 +304,39 @@ def test_what_a_peer_may_not_know_does_not_wake_its_session(tmp_path):
             await register(east, "i1", ("api", "shop", "unhealthy"))
             await aeventually(lambda: session.exporter.nonce > offered)
             assert set(await imported(west, "east")) == set(API)
+
+    asyncio.run(run())
+
+
+def test_a_peer_that_we_could_not_see_is_tried_before_anything_of_it_is_removed(tmp_path):
+    """West's whole control plane was away for days, and its last word was that east is lost."""
+
+    async def run():
+        async with cluster(tmp_path, "east") as east:
+            await offer_api(east)
+            store, signer = MemoryStore(), MemorySigner("west.test", clock=time.time)
+            options = InitOptions(trust_domain="west.test", cluster="west")
+            made = await init_store(store, signer, options, time.time())
+            async with replica(store, signer, settings_for(tmp_path, "west-cp1"), made.admin_token) as west:
+                west.name = "west"
+                await peered(east, west)
+                await holds(west, "east", *API)
+                held = west.context.mirror.view.peering("east")
+            prefix = keys.imports_of("east")
+            before = (await store.list(prefix)).items
+            spec = msgspec.structs.replace(held.spec, remove_after="1h")
+            patient = msgspec.structs.replace(held, spec=spec)
+            lost = PeerRecord(trust_domain="east.test", state="lost", since=1.0, lost=1.0)
+            await store.txn(
+                (),
+                (
+                    Put(keys.key_for(patient.ref), codec.encode(patient)),
+                    Put(keys.PEERS + "east", codec.encode_struct(lost)),
+                ),
+            )
+            async with replica(store, signer, settings_for(tmp_path, "west-cp2"), made.admin_token) as west:
+                west.name = "west"
+                await connected(west, "east")
+                assert (await store.list(prefix)).items == before  # not even for a moment
 
     asyncio.run(run())
