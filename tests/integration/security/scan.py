@@ -25,7 +25,7 @@ HOMES = (
 
 _PEM = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s(.+?)-----END", re.DOTALL)
 _LOOKS = re.compile(
-    rb"PRIVATE KEY-----|\bhf1\.[0-9a-f]{16}\.[A-Za-z0-9_-]{20,}|\bhfo1\.[A-Za-z0-9_-]{20,}"
+    rb"PRIVATE KEY-----|\bhf1\.[0-9a-f]{16}\.[A-Za-z0-9_-]{20,}|\bhf[op]1\.[A-Za-z0-9_-]{20,}"
     rb"|\b(?:hvs|s)\.[A-Za-z0-9]{24,}"
 )
 """Also what was never met before, by its looks: keys, our tokens, OpenBao's tokens."""

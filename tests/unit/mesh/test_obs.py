@@ -88,7 +88,9 @@ def test_secret_fields_are_never_told(stream: io.StringIO, field: str):
 
 
 @pytest.mark.parametrize(
-    "secret", [KEY, TOKEN, "Bearer hfo1.abcdef", "hvs.CAESIJabcdefghijklmnop", KEY[:50]], ids=range(5)
+    "secret",
+    [KEY, TOKEN, "Bearer hfo1.abcdef", "hfp1.eyJpZCI6IjAx", "hvs.CAESIJabcdefghijklmnop", KEY[:50]],
+    ids=range(6),
 )
 def test_secrets_are_known_by_their_looks(stream: io.StringIO, secret: str):
     obs.setup_logging(stream=stream)
