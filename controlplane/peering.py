@@ -141,16 +141,17 @@ class PeeringDesk:
         user = tokens.user(wanted.cluster, trust.digest(bundle.sequence, bundle.roots))
         if record.consumed_by and not hmac.compare_digest(record.consumed_by.encode(), user.encode()):
             raise PeeringError(NO, status=403)
+        if record.made and await self._store.get(keys.key_for(Ref("Peering", "", wanted.cluster))) is None:
+            raise PeeringError("the peering that this token made was deleted here: a new token is needed", status=403)
         await self._check(wanted.cluster, wanted.trust_domain)
         await self._check_claim(wanted, bundle, record)
         if not record.consumed_by:
-            used = msgspec.structs.replace(record, consumed_by=user, consumed_at=now)
-            try:
-                await self._store.txn([Compare(item.key, item.revision)], [Put(item.key, codec.encode_struct(used))])
-            except Conflict as exc:
-                raise PeeringError("the token is being used by another call; try again", status=409) from exc
+            record = msgspec.structs.replace(record, consumed_by=user, consumed_at=now)
+            item = await self._mark(item, record)
         author = f"peering:{wanted.cluster}"
         await self._keep(wanted.cluster, wanted.trust_domain, wanted.addresses, wanted.bundle, author)
+        if not record.made:
+            await self._mark(item, msgspec.structs.replace(record, made=True))
         own = self._own_bundle().spec
         return Acceptance(
             cluster=self._me.cluster,
@@ -158,6 +159,15 @@ class PeeringDesk:
             addresses=self._addresses(),
             bundle=trust.document(own.sequence, own.roots).decode(),
         )
+
+    async def _mark(self, item: Item, record: Record) -> Item:
+        """Write down what became of a token."""
+        value = codec.encode_struct(record)
+        try:
+            done = await self._store.txn([Compare(item.key, item.revision)], [Put(item.key, value)])
+        except Conflict as exc:
+            raise PeeringError("the token is being used by another call; try again", status=409) from exc
+        return item._replace(value=value, revision=done)
 
     async def _shown(self, wanted: Application, now: float) -> tuple[Item, Record]:
         try:

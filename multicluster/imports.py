@@ -31,6 +31,8 @@ MAX_PORTS = 32
 MAX_ACCOUNTS = 64
 MAX_ENDPOINTS_EACH = 500
 """Of one service."""
+MAX_ENDPOINTS = 50_000
+"""Of one peer: each costs memory in every control-plane node, and room in the store."""
 MAX_WEIGHT = 10_000
 
 
@@ -50,6 +52,8 @@ class Holding:
     services: set[ServiceRef] = field(default_factory=set)
     endpoints: dict[ServiceRef, set[str]] = field(default_factory=dict)
     """Names of each one's endpoints."""
+    total: int = 0
+    """Of all of them."""
 
     @classmethod
     def of(cls, objects: Mapping[str, Object]) -> "Holding":
@@ -63,7 +67,9 @@ class Holding:
         if isinstance(obj, ImportedService):
             self.services.add(obj.service)
         elif isinstance(obj, Endpoint):
-            self.endpoints.setdefault(obj.service, set()).add(obj.metadata.name)
+            names = self.endpoints.setdefault(obj.service, set())
+            self.total += obj.metadata.name not in names
+            names.add(obj.metadata.name)
 
     def drop(self, key: str) -> None:
         obj = self.objects.pop(key, None)
@@ -71,6 +77,7 @@ class Holding:
             self.services.discard(obj.service)
         elif isinstance(obj, Endpoint):
             names = self.endpoints.get(obj.service, set())
+            self.total -= obj.metadata.name in names
             names.discard(obj.metadata.name)
             if not names:
                 self.endpoints.pop(obj.service, None)
@@ -147,9 +154,11 @@ def _room(holding: Holding, peer: Peer, obj: ImportedService | Endpoint) -> str:
     if obj.service not in holding.services:
         return "its service is not imported"
     names = holding.endpoints.get(obj.service, set())
-    if obj.metadata.name not in names and len(names) >= MAX_ENDPOINTS_EACH:
+    if obj.metadata.name in names:
+        return ""
+    if len(names) >= MAX_ENDPOINTS_EACH:
         return f"its service has {MAX_ENDPOINTS_EACH} endpoints already"
-    return ""
+    return f"{MAX_ENDPOINTS} endpoints of this peer are here already" if holding.total >= MAX_ENDPOINTS else ""
 
 
 class _Place(NamedTuple):

@@ -221,6 +221,8 @@ class Importer:
             raise ProtocolError(f"it chose version {welcome.version}, which was not offered")
         if len(welcome.buckets) > wire.MAX_BUCKETS:
             raise ProtocolError(f"{len(welcome.buckets)} buckets; at most {wire.MAX_BUCKETS} are compared")
+        if len(welcome.epoch) > wire.MAX_EPOCH_CHARS:
+            raise ProtocolError(f"an epoch of {len(welcome.epoch)} characters; at most {wire.MAX_EPOCH_CHARS} are kept")
         self.welcomed, self.epoch, self.position = True, welcome.epoch, welcome.position
         if not welcome.buckets:
             return ()

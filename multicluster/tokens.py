@@ -53,6 +53,8 @@ class Record(Frozen, frozen=True, kw_only=True):
     consumed_by: str = ""
     """`<cluster> <digest of its bundle>` of who used it."""
     consumed_at: float = 0.0
+    made: bool = False
+    """The Peering was written. If it is gone since, somebody deleted it, and this token does not bring it back."""
 
 
 class Application(Frozen, frozen=True, kw_only=True):

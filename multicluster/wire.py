@@ -29,6 +29,8 @@ MAX_VALUE_BYTES = 16 * 1024
 MAX_KEY_CHARS = 400
 """Two words, three labels and an endpoint's name have 330 at most."""
 MIN_BUCKETS, MAX_BUCKETS = 16, 4096
+MAX_EPOCH_CHARS = 100
+"""It is written down with every news of a peer."""
 MAX_ADDRESSES = 16
 MAX_ADDRESS_CHARS = 300
 

@@ -74,12 +74,16 @@ def port_fault(port: int) -> str:
 
 
 def address_fault(text: str) -> str:
-    """Is it an IP address? Names are not taken: an agent must not wait for DNS to serve."""
+    """Is it an IP address? Names are not taken: an agent must not wait for DNS to serve.
+
+    Nor is one with a zone (`fe80::1%eth0`): it means something on one host only, and Envoy refuses all endpoints of an
+    assignment that has one whose zone is not on its host.
+    """
     try:
         ipaddress.ip_address(text)
     except ValueError:
         return f"{shown(text)} is not an IP address"
-    return ""
+    return f"{shown(text)} has a zone, which means nothing on other hosts" if "%" in text else ""
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:

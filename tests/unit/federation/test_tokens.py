@@ -258,3 +258,18 @@ def test_a_token_of_another_ca_takes_a_peers_place_only_by_the_operators_word(tm
             await connected(posing, "west")
 
     asyncio.run(run())
+
+
+def test_a_peer_that_was_deleted_does_not_come_back_by_the_token_that_it_used(tmp_path):
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            token = await peered(east, west)
+            assert (await accept(west, token))[0] == 201  # an answer may have been lost
+            await east.call("DELETE", "/v1/objects/peerings/west")
+            await aeventually(lambda: east.context.mirror.view.peering("west") is None)
+            status, told = await accept(west, token)
+            assert (status, "a new token is needed" in told["error"]) == (422, True)
+            assert east.context.mirror.view.peering("west") is None
+            assert (await accept(west, await make(east)))[0] == 201
+
+    asyncio.run(run())

@@ -153,3 +153,21 @@ def test_what_is_held_is_named_as_the_exporter_names_it():
     assert holding.services == {ServiceRef("shop", "api.east")}
     assert keys.imports_of("east") == "/holdfast/v1/mesh/imports/east/"
     assert wire.service_key(ServiceRef("shop", "api.east")) == "services/shop/api"
+
+
+def test_endpoints_of_all_services_together_are_bounded(monkeypatch):
+    monkeypatch.setattr(imports, "MAX_ENDPOINTS", 2)
+    holding = imports.Holding()
+    services = offer(("services/shop/api", SERVICE), ("services/shop/db", SERVICE))
+    first = offer(("endpoints/shop/api/a", ENDPOINT), ("endpoints/shop/db/b", ENDPOINT))
+    assert imports.plan(holding, EAST, services + first, ()).rejected == {}
+    more = offer(("endpoints/shop/db/c", ENDPOINT), ("endpoints/shop/db/b", ENDPOINT | {"weight": 4}))
+    assert "2 endpoints of this peer" in imports.plan(holding, EAST, more, ()).rejected["endpoints/shop/db/c"]
+    assert imports.plan(holding, EAST, more[:1], ("services/shop/api",)).rejected == {}
+
+
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "fe80::1%no such\nthing"])
+def test_an_address_with_a_zone_is_refused(address):
+    """Envoy would refuse the whole assignment, with this cluster's own endpoints in it."""
+    pairs = offer(("services/shop/api", SERVICE), ("endpoints/shop/api/a", ENDPOINT | {"address": address}))
+    assert "zone" in imports.plan(imports.Holding(), EAST, pairs, ()).rejected["endpoints/shop/api/a"]

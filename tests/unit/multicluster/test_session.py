@@ -250,3 +250,10 @@ def test_wild_digests_and_acks_end_the_link():
         Importer(WEST, EAST, {}).welcome(
             Welcome(version=1, cluster="east", trust_domain="east.test", buckets=("x",) * 5000)
         )
+
+
+def test_an_epoch_is_bounded():
+    """It is written down with every news of a peer."""
+    said = Welcome(version=1, cluster="east", trust_domain="east.test", epoch="x" * 101)
+    with pytest.raises(ProtocolError, match="epoch"):
+        Importer(WEST, EAST, {}).welcome(said)
