@@ -209,27 +209,3 @@ def test_one_host_more_in_one_play_with_its_port_closed(site: Site, rest: list[B
         return bool(answer["host"] == "api-3")
 
     web.wait(reached, timeout=60, what="the new host is called")
-
-
-ETCDCTL = (
-    "cd /etc/holdfast/etcd && /opt/holdfast/etcd/current/etcdctl --cacert ca.pem --cert root.pem --key root-key.pem"
-    " --endpoints https://{}:2379 "
-)
-
-
-def test_a_member_of_etcd_that_lost_its_data_is_replaced_when_an_operator_says_so(site: Site, rest: list[Block]):
-    lost, other = site.hosts["cp-3"], site.hosts["cp-1"]
-    lost.run("systemctl stop holdfast-etcd && rm -rf /var/lib/holdfast-etcd/data")
-    with pytest.raises(VmError, match="-e holdfast_etcd_replace=cp-3"):
-        site.play("holdfast.mesh.site", "--tags", "etcd")
-    small = "{holdfast_etcd_defragment_ratio: 1.0, holdfast_etcd_defragment_min_bytes: 0}"
-    site.play("holdfast.mesh.site", "--tags", "etcd", "-e", "holdfast_etcd_replace=cp-3", "-e", small)
-    members = json.loads(other.run(ETCDCTL.format(other.address) + "member list -w json").out)["members"]
-    assert sorted(member["name"] for member in members) == list(PLANES)
-    for host in (lost, other):
-        host.run(ETCDCTL.format(host.address) + "endpoint health")
-    wait_answer(site.hosts["web-1"], "web", "http://api.shop.mesh/", 200, f"URI={SPIFFE}/web")
-    # What the timer starts: one after the other, the one that leads included.
-    for name in PLANES:
-        site.hosts[name].run("systemctl start holdfast-etcd-defragment.service", timeout=120)
-        assert "defragmented: " in site.hosts[name].journal("holdfast-etcd-defragment")
