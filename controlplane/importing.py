@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from ca.limits import Buckets, Rate
-from controlplane.peered import REASONS, PeerRecord, PeerState, learned
+from controlplane.peered import NEWS, REASONS, PeerRecord, PeerState, learned
 from controlplane.registry import Plan, pack
 from controlplane.view import View
 from controlplane.writer import Writer
@@ -63,6 +63,8 @@ class Place:
     """(peer, seconds from an offer's arrival until it was written)."""
     wall: Callable[[], float]
     rng: random.Random
+    news: Buckets = field(default_factory=lambda: Buckets(NEWS))
+    """Not a link's own: a peer that takes a root away has its link made anew."""
 
 
 class PartedError(Exception):
@@ -267,12 +269,14 @@ class Import:
         began = clock()
         importer.offer(message)
         amount = len(message.put) + len(message.gone) + 1
-        if wait := self._paces.take(self._name, began, min(PACE.burst, float(amount))):
-            await pause(wait)
+        news = message.bundle or (message.addresses and message.addresses != self._peering.spec.addresses)
+        for buckets, cost in ((self._paces, min(PACE.burst, float(amount))), (self._place.news, float(bool(news)))):
+            while wait := buckets.take(self._name, clock(), cost):
+                await pause(wait)
         self._busy = True
         rejected = await self._take(message)
         self._busy = False
-        news = self._refused.take([*(entry.key for entry in message.put), *message.gone], rejected)
+        other = self._refused.take([*(entry.key for entry in message.put), *message.gone], rejected)
         await line.send(importer.done(message, rejected))
         self._place.observe(self._name, clock() - began)
         if rejected:
@@ -280,7 +284,7 @@ class Import:
                 "items of a peer are refused", peer=self._name, number=len(rejected), some=self._refused.reasons
             )
         self._was_in_step |= importer.synced
-        if importer.synced and (news or self._record.lost or self._record.replica != line.replica):
+        if importer.synced and (other or self._record.lost or self._record.replica != line.replica):
             self._in_step(line, importer)
         elif importer.synced:
             # Not told for its own sake: it is of use to whoever takes over, and is written with the next news.

@@ -5,6 +5,7 @@ from typing import Literal
 
 import msgspec
 
+from ca.limits import Rate
 from mesh.model import Frozen, Peering
 from multicluster import wire
 
@@ -40,6 +41,9 @@ REASONS = 20
 """Refusals that a record spells out."""
 TOMBSTONE_SECONDS = 30 * 86400.0
 """So long a peer that was deleted here is told so, rather than turned away as a stranger."""
+
+NEWS = Rate(0.2, 8)
+"""Of one peer, offers with another bundle or other addresses: every agent of the mesh reads each."""
 
 
 def learned(peering: Peering, addresses: Collection[str]) -> Peering | str:

@@ -11,10 +11,11 @@ from typing import NamedTuple, NoReturn
 
 import structlog
 
+from ca.limits import Buckets
 from controlplane.election import Election
 from controlplane.importing import Import, Place
 from controlplane.mirror import Mirror
-from controlplane.peered import TOMBSTONE_SECONDS, PeerRecord, learned, same_link
+from controlplane.peered import NEWS, TOMBSTONE_SECONDS, PeerRecord, learned, same_link
 from controlplane.registry import Plan, pack
 from controlplane.view import Touched, View, roots_of
 from controlplane.writer import Writer
@@ -238,7 +239,7 @@ class Learner:
     """Keeps the addresses that a peer tells when it dials: at any replica, since it may have changed them all."""
 
     def __init__(self, store: Store, view: View) -> None:
-        self._writer, self._view = Writer(store, view), view
+        self._writer, self._view, self._news = Writer(store, view), view, Buckets(NEWS)
 
     async def learn(self, peer: str, addresses: tuple[str, ...]) -> str:
         """Why they are not taken, or nothing. A conflict means that somebody else wrote: the next hello tells again."""
@@ -248,6 +249,8 @@ class Learner:
         after = learned(before, addresses)
         if isinstance(after, str) or after is before:
             return after if isinstance(after, str) else ""
+        if self._news.take(peer, asyncio.get_running_loop().time()):
+            return "it changes them too often"
         key, part = keys.key_for(after.ref), Plan()
         part.change(Put(key, codec.encode(after)), self._view.revision_of(key, self._view.objects.get(after.ref)))
         try:

@@ -7,6 +7,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from ca.limits import Rate
 from controlplane import importing
 from mesh import keys
 from multicluster import trust, wire
@@ -254,6 +255,31 @@ def test_addresses_that_are_none_are_refused(tmp_path):
         await connected(west, "east")
         assert (await state(west, "east"))["rejected"]["addresses"]
         assert west.context.mirror.view.peering("east").spec.addresses == (east.url,)
+
+    hostile(tmp_path, script, check)
+
+
+def test_a_peer_that_changes_its_addresses_all_the_time_is_slowed_down(tmp_path, monkeypatch):
+    """Every agent of the mesh reads each change of a Peering."""
+    monkeypatch.setattr(importing, "NEWS", Rate(0.5, 2))
+    answered = []
+
+    async def script(east, line, hello):
+        await line.say(east.welcome())
+        for nonce in range(1, 5):
+            addresses = (east.url, f"https://h{nonce}.test:1")
+            await line.say(wire.Offer(nonce=nonce, position=1, addresses=addresses, synced=True))
+            await line.hear()
+            answered.append(time.monotonic())
+
+    async def check(west, east):
+        await aeventually(lambda: len(answered) >= 4, timeout=60)
+        assert answered[3] - answered[1] > 3
+        # The same of a peer that dials, and tells of others each time.
+        learn = west.context.exporting._learn
+        faults = [await learn("east", (east.url, f"https://g{number}.test:1")) for number in range(20)]
+        assert "too often" in faults[-1]
+        assert not faults[0]
 
     hostile(tmp_path, script, check)
 
