@@ -31,10 +31,11 @@ Note = Callable[[Ref | None, str, str], None]
 
 def gateway(spec: GatewaySpec, objects: Mapping[Ref, Object], note: Note) -> Gateway:
     """What a host in this role passes on."""
-    found = sorted(passages(objects), key=lambda passage: passage.assignment.name)
+    # What is exported comes first: whatever a peer offers, and however it calls it, takes no place from that.
+    found = sorted(passages(objects), key=lambda passage: (passage.target.service.peer, passage.assignment.name))
     if len(found) > MAX_PASSAGES:
         note(None, "gateway", f"{len(found)} ports of Services are to be passed on: only {MAX_PASSAGES} are")
-    return Gateway(spec, tuple(found[:MAX_PASSAGES]))
+    return Gateway(spec, tuple(sorted(found[:MAX_PASSAGES], key=lambda passage: passage.assignment.name)))
 
 
 def passed_on(objects: Mapping[Ref, Object]) -> frozenset[ServiceRef]:
