@@ -200,7 +200,7 @@ def test_a_host_without_nftables_goes_on_without_names(plane: Plane, standard: H
 
 def a_clock_that_is_off_is_named_at_the_join(plane: Plane, host: Host) -> None:
     """By `holdfast-agent join` itself, for hosts that no installer set up."""
-    settings = f"node: web-9\naddress: {host.gateway}99\ncontrolplanes: ['{plane.url}']\ndataDir: /root/data\n"
+    settings = f"node: web-9\naddress: {host.address}\ncontrolplanes: ['{plane.url}']\ndataDir: /root/data\n"
     host.write("/root/agent.yaml", settings)
     token = plane.holdfast("token", "create", "web-9")
     join = "holdfast-agent join --config /root/agent.yaml --token-file -"
@@ -209,6 +209,36 @@ def a_clock_that_is_off_is_named_at_the_join(plane: Plane, host: Host) -> None:
         assert done.code == 1
         assert words in done.err
     host.run("rm -rf /root/agent.yaml /root/data")
+
+
+# Where it fills up, and what is there by then.
+FULL = {"/opt": "/opt/holdfast/0.1.0/lib", "/var/lib": "/var/lib/holdfast-install/downloads/wheels"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", FULL)
+def test_a_disk_that_fills_up_midway_is_told_and_a_second_try_goes_on(plane: Plane, bare: Host, place: str):
+    before, line = manifest(bare), web_line(plane, bare)
+    bare.run(
+        f"cp -a {place} /root/copy; mount -t tmpfs -o mode=755,size=700m tmpfs {place} && cp -a /root/copy/. {place}/"
+    )
+    try:
+        fill = f"until test -e {FULL[place]}; do sleep 0.02; done; cat /dev/zero >{place}/filler"
+        bare.run(f'systemd-run --collect --unit=fill sh -c "{fill}"')
+        with reachable(bare):
+            done = paste(bare, line, check=False)
+        assert done.code == 1, done.out
+        assert "the disk is full. Make room, then run the same again: it goes on where it stopped" in done.err
+        assert "Traceback" not in done.text
+        # Nothing that is started, at boot or now; and what there is is known, so that it could be taken away.
+        assert bare.run("test -e /opt/holdfast/current -o -e /usr/local/bin/holdfast-agent", check=False).code == 1
+        assert bare.run("systemctl list-unit-files --no-legend 'holdfast*'", check=False).out == ""
+        bare.run(f"rm {place}/filler")
+        assert "ready after" in paste(bare, line).out
+        assert AS_BEFORE in leave(bare).out
+        assert difference(before, manifest(bare)) == []
+    finally:
+        bare.run(f"systemctl stop fill; umount -l {place}; rm -r /root/copy", check=False)
 
 
 @pytest.fixture
