@@ -20,7 +20,7 @@ from controlplane.view import View
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, pause
-from mesh.model import Peering, TrustBundle
+from mesh.model import Object, Peering, TrustBundle
 from mesh.store.errors import Conflict, StoreError
 from mesh.store.protocol import Compare, Delete, Put
 from multicluster import imports, link, trust
@@ -316,7 +316,7 @@ class Import:
         return self._was_in_step and not self._busy and self._held().objects != self._holding.objects
 
     def _held(self) -> Holding:
-        return Holding.of({key: held.object for key, held in self._view.imported.get(self._name, {}).items()})
+        return Holding.of({key: _plain(held.object) for key, held in self._view.imported.get(self._name, {}).items()})
 
     async def _take(self, offer: Offer) -> dict[str, str]:
         """Write what is to be written; what is refused, and why."""
@@ -387,6 +387,11 @@ class Import:
 
     def _revision(self, key: str, obj: Peering | TrustBundle) -> int:
         return self._view.revision_of(key, self._view.objects.get(obj.ref))
+
+
+def _plain(obj: Object) -> Object:
+    """As it was written: a reader adds the revision."""
+    return msgspec.structs.replace(obj, metadata=msgspec.structs.replace(obj.metadata, resource_version=""))
 
 
 def _change(op: Put | Delete, revision: int) -> Plan:

@@ -340,3 +340,27 @@ def test_a_peer_that_we_could_not_see_is_tried_before_anything_of_it_is_removed(
                 assert (await store.list(prefix)).items == before  # not even for a moment
 
     asyncio.run(run())
+
+
+def test_a_session_in_which_nothing_is_amiss_stays(tmp_path, monkeypatch):
+    """However often the leader looks whether what is stored is what was written."""
+    monkeypatch.setattr(peers, "SWEEP_SECONDS", 0.05)
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await offer_api(east)
+            await peered(east, west)
+            await holds(west, "east", *API)
+            await connected(west, "east")
+            (session,) = east.context.exporting.sessions
+            for n, health in enumerate(("unhealthy", "healthy") * 10):
+                await register(east, "i1", ("api", "shop", health))
+                weight = 1 + n % 2
+
+                async def arrived(weight=weight):
+                    return (await imported(west, "east"))["endpoints/shop/api/gw1"].spec.weight == weight
+
+                await aeventually(arrived)
+            assert east.context.exporting.sessions == [session]
+
+    asyncio.run(run())
