@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -304,8 +305,10 @@ def test_whoever_only_looks_keeps_no_change_out(tmp_path):
 
 
 def test_of_two_changes_at_once_the_second_is_told_to_come_again(tmp_path):
+    judged = threading.Event()
+
     def slow(_: str) -> str:
-        time.sleep(0.5)
+        judged.wait(30)
         return GOOD
 
     async def run():
@@ -313,7 +316,10 @@ def test_of_two_changes_at_once_the_second_is_told_to_come_again(tmp_path):
             first = asyncio.create_task(checked(cp, service("one")))
             await aeventually(lambda: cp.context.asking.turns.changing)
             body = {"objects": [service("two")]}
-            status, answer = await cp.call("POST", "/v1/apply/checked", body)
+            try:
+                status, answer = await cp.call("POST", "/v1/apply/checked", body)
+            finally:
+                judged.set()
             assert (status, answer["error"]) == (429, "another change is being judged")
             assert (await first)[1][-1]["outcome"] == "in force"
             assert (await checked(cp, service("two")))[1][-1]["outcome"] == "in force"
