@@ -14,6 +14,7 @@ import structlog
 
 from agent import capture, kept, metrics, notify, redirect
 from agent import events as ev
+from agent.applied import Applied
 from agent.envoy.admin import AdminError
 from agent.health import Monitor
 from agent.host import Host
@@ -56,6 +57,7 @@ class Assembly:
         self.settings, self.outside = settings, outside
         self.started = outside.clock()
         self.counters = metrics.Counters()
+        self.applied = Applied()
         self.disk = Disk(settings.data)
         self.host = Host(settings, outside.clock)
         self.pipeline = Pipeline()
@@ -362,6 +364,7 @@ class Assembly:
         applied = self.runtime.state.applied_digest
         if applied != self._redirected_for and (offer := self.pipeline.offer(applied)):
             self._redirected_for = applied
+            self.applied.note(self.outside.clock(), offer.newest, offer.snapshot)
             self.redirector.post(redirect.InForce(self._redirected(offer)))
         if self.uplink is not None:
             self.uplink.changed()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,24 @@ def status(config: Path, output: str) -> None:
     """Tell what is: phase, revisions, certificates, services, problems."""
     body = _ask(config, "status")
     click.echo(json.dumps(body, indent=2) if output == "json" else _text(body))
+
+
+@main.command()
+@config_option
+@output_option
+def history(config: Path, output: str) -> None:
+    r"""Tell which endpoints came, went or got another standing in Envoy, and at which revision; the newest is last.
+
+    It reaches back to the agent's start, or as far as a megabyte does. An endpoint's standing is its health, its
+    weight and its priority in one load assignment; those of other clusters are marked as far.
+
+    \b
+    Examples:
+      holdfast-agent history
+      holdfast-agent history -o json | jq '.entries[] | select(.changes[].after == null)'
+    """
+    body = _ask(config, "history")
+    click.echo(json.dumps(body, indent=2) if output == "json" else "\n".join(_lines(body)))
 
 
 @main.command()
@@ -289,6 +307,23 @@ def _ask(config: Path, do: str, what: str = "", timeout: float = 20.0) -> Any:
         return asyncio.run(ask(settings.admin_socket, do, what, timeout=timeout))
     except AdminError as exc:
         raise click.ClickException(str(exc)) from exc
+
+
+def _lines(history: dict[str, Any]) -> Iterator[str]:
+    for entry in history["entries"]:
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry["at"]))
+        for change in entry["changes"]:
+            before, after = (_standing(change[side]) for side in ("before", "after"))
+            what = f"{change['assignment']} {change['endpoint']}"
+            yield f"{when} revision {entry['revision']} {what}: {before} -> {after}"
+
+
+def _standing(standing: dict[str, Any] | None) -> str:
+    if standing is None:
+        return "not there"
+    said = f"{standing['health']}, weight {standing['weight']}, priority {standing['priority']}"
+    said += f", share {standing['share']}" if standing["share"] else ""
+    return said + (", far" if standing["far"] else "")
 
 
 def _text(body: dict[str, Any]) -> str:

@@ -142,6 +142,7 @@ class Telling:
         return {
             "status": self._status,
             "applied": self._applied,
+            "history": self._history,
             "config": self.config,
             "release": self._release,
             "reload": self._reload,
@@ -164,6 +165,10 @@ class Telling:
             "applied": runtime.state.applied if known else 0,
             "appliedNewest": runtime.applied_newest if known else 0,
         }
+
+    async def _history(self) -> Any:
+        """What came into force, for as long as it is remembered: `applied`."""
+        return self._agent.applied.document()
 
     async def _release(self) -> Any:
         return {"released": await self._agent.watch.release()}

@@ -103,6 +103,7 @@ class Source:
         yield Part("settings/agent.yaml", lambda: _yaml(self.config))
         yield from self._definitions()
         yield Part("agent/status.json", lambda: self._ask("status"))
+        yield Part("agent/history.json", lambda: self._ask("history"), limit=16 * MIB)
         yield Part("agent/identity.json", self._identity)
         yield Part("agent/world.json", self._world)
         yield Part("agent/compiled.json", self._compiled, limit=32 * MIB)
