@@ -1,7 +1,8 @@
 """Publishes the trust bundle that agents follow: the roots of this mesh's own trust domain, and never another's.
 
 Roots are only added here, so a replica that knows less than others takes nothing away. Taking one away is `retire`,
-the last step of a root's rotation. Each change is a compare-and-swap, and the sequence grows with it.
+the last step of a root's rotation. Each change is a compare-and-swap, and the sequence grows with it. `restored` lifts
+that of a backup, since whoever has seen a higher one refuses what comes under a lower.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ class BundleError(Exception):
 
 async def read(store: Store, trust_domain: str) -> tuple[TrustBundle | None, Revision]:
     """The bundle and the revision of its last change (0: none yet)."""
-    item = await store.get(_key(trust_domain))
+    item = await store.get(key_of(trust_domain))
     if item is None:
         return None, Revision(0)
     bundle = codec.decode("TrustBundle", item.value, item.revision)
@@ -50,6 +51,16 @@ async def retire(store: Store, trust_domain: str, root: str) -> TrustBundle:
     return await _change(store, trust_domain, lambda before: tuple(pem for pem in before if pem != root))
 
 
+def restored(saved: TrustBundle, present: TrustBundle | None, now: float) -> TrustBundle:
+    """The saved roots, under a sequence above all that this mesh has published since.
+
+    How many changes came after the backup, nobody may know any more. But a sequence grows by one a change, and roots
+    change far less than once a second: the seconds since 1970 are above it, also after an earlier restore.
+    """
+    known = max(saved.spec.sequence, present.spec.sequence if present else 0)
+    return _bundle(saved.spec.trust_domain, max(known + 1, int(now)), saved.spec.roots)
+
+
 async def _change(store: Store, trust_domain: str, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> TrustBundle:
     for _ in range(ATTEMPTS):
         bundle, revision = await read(store, trust_domain)
@@ -60,19 +71,24 @@ async def _change(store: Store, trust_domain: str, change: Callable[[tuple[str, 
         if bundle is not None and after == before:
             return bundle
         sequence = bundle.spec.sequence + 1 if bundle else 1
-        fresh = TrustBundle(
-            metadata=Metadata(name=trust_domain, generation=sequence),
-            spec=TrustBundleSpec(trust_domain=trust_domain, sequence=sequence, roots=after),
-        )
+        fresh = _bundle(trust_domain, sequence, after)
         try:
-            await store.txn([Compare(_key(trust_domain), revision)], [Put(_key(trust_domain), codec.encode(fresh))])
+            await store.txn([Compare(key_of(trust_domain), revision)], [Put(key_of(trust_domain), codec.encode(fresh))])
         except Conflict:
             continue
         return fresh
     raise BundleError("the trust bundle is being changed by others; try again")
 
 
-def _key(trust_domain: str) -> str:
+def _bundle(trust_domain: str, sequence: int, roots: tuple[str, ...]) -> TrustBundle:
+    return TrustBundle(
+        metadata=Metadata(name=trust_domain, generation=sequence),
+        spec=TrustBundleSpec(trust_domain=trust_domain, sequence=sequence, roots=roots),
+    )
+
+
+def key_of(trust_domain: str) -> str:
+    """Where it is in the store."""
     return keys.key_for(Ref("TrustBundle", "", trust_domain))
 
 

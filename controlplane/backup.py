@@ -5,18 +5,21 @@ Values of the private part stay sealed as they are. What lives under a lease (el
 A restore writes in steps, so that a store of any size fits, and never leaves a half-restored store that looks whole:
 first the epoch goes and a marker comes, then the keys, and the last transaction takes the marker away and writes a new
 epoch. Agents read the new epoch and compare everything anew.
+
+One value is not as it was saved: this mesh's own trust bundle gets a higher sequence, or peers refused its next root.
 """
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from ca import bundle
 from controlplane.commit import declare, deletions_total
 from mesh import codec, keys
-from mesh.model import Frozen, Revision
+from mesh.model import Frozen, Revision, TrustBundle
 from mesh.model.world import Deletions
 from mesh.store.protocol import Compare, Delete, Item, Op, Put, Store
 
@@ -155,19 +158,21 @@ async def restore(
     overwrite: bool,
     author: str,
     new_epoch: str,
+    now: float,
     progress: Progress = silent,
 ) -> Restored:
-    """Make the store be what the backup holds.
+    """Make the store be what the backup holds. `now`: seconds since 1970, by the clock of who restores.
 
     Raises:
         BackupError: the backup is not whole, or the store holds something and overwrite was not asked for.
 
     """
-    _, values = parse(lines)
+    head, values = parse(lines)
     present = {item.key: item for item in (await store.list(keys.ALL)).items}
     occupied = [key for key in present if _kept(key)]
     if occupied and not overwrite and RESTORING not in present:
         raise BackupError(f"the store holds {len(occupied)} keys; restore into an empty one, or ask to overwrite it")
+    _lift(values, bundle.key_of(head.trust_domain), present, now)
     await store.txn((), (Delete(keys.EPOCH), Put(RESTORING, b"{}")))
     special = {keys.EPOCH, keys.COMMIT, keys.DELETIONS, RESTORING}
     gone = [key for key in occupied if key not in values and key not in special]
@@ -181,6 +186,26 @@ async def restore(
         progress("restoring keys", done, len(ops))
     revision = await _finish(store, author, new_epoch, sum(key.startswith(keys.MESH) for key in gone))
     return Restored(len(values), len(gone), new_epoch, revision)
+
+
+def _lift(values: dict[str, bytes], key: str, present: Mapping[str, Item], now: float) -> None:
+    """Our own trust bundle, so that peers believe it. Theirs stay as they are, or theirs would be refused here."""
+    saved = _bundle(values.get(key))
+    if saved is not None:
+        there = present.get(key)
+        values[key] = codec.encode(bundle.restored(saved, _bundle(there.value if there else None), now))
+
+
+def _bundle(value: bytes | None) -> TrustBundle | None:
+    """None as well if it cannot be read: then it comes back as it is, for others to tell."""
+    if value is None:
+        return None
+    try:
+        found = codec.decode("TrustBundle", value)
+    except codec.Undecodable:
+        return None
+    assert isinstance(found, TrustBundle)
+    return found
 
 
 async def _finish(store: Store, author: str, epoch: str, deleted: int) -> Revision:

@@ -248,8 +248,9 @@ async def restore_store(
     if running:
         raise SetupError(f"control-plane nodes are running ({', '.join(running)}); stop them, wait 10 s, and repeat")
     return await restore_into(
-        store, lines, overwrite=overwrite, author="holdfast restore", new_epoch=secrets.token_hex(16), progress=progress
-    )
+        store, lines, overwrite=overwrite, author="holdfast restore", new_epoch=secrets.token_hex(16), now=_clock(),
+        progress=progress,
+    )  # fmt: skip
 
 
 __all__ = [

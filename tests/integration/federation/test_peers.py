@@ -194,7 +194,7 @@ def test_a_peer_restored_from_an_old_backup_is_taken_at_its_word(tmp_path):
             await east.apply(service("new"), delete=[removal("old")])
             await west.holds("east", names_of("api", "new"))
             before = await west.imported("east")
-            await restore(east.store, saved, overwrite=True, author="test", new_epoch="another")
+            await restore(east.store, saved, overwrite=True, author="test", new_epoch="another", now=time.time())
             await west.holds("east", names_of("api", "old"), timeout=60)
             after = await west.imported("east")
             same = [key for key in names_of("api") if after[key] == before[key]]

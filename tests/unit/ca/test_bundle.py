@@ -1,5 +1,6 @@
 import asyncio
 
+import msgspec
 import pytest
 
 from ca import bundle
@@ -56,5 +57,24 @@ def test_replicas_that_publish_at_once_lose_nothing():
         assert held is not None
         assert set(held.spec.roots) == set(roots)
         assert held.spec.sequence == 4
+
+    asyncio.run(go())
+
+
+def test_a_restored_bundle_is_above_all_that_was_published():
+    """Whatever the backup, the store or the clock lack: the highest of them counts."""
+
+    async def go():
+        saved = await bundle.publish(MemoryStore(), DOMAIN, (ONE,), NOW)
+        later = await bundle.publish(MemoryStore(), DOMAIN, (TWO,), NOW)
+        far = msgspec.structs.replace(later, spec=msgspec.structs.replace(later.spec, sequence=int(NOW) + 7))
+        for present, now, sequence in (
+            (None, NOW + 0.9, int(NOW)),
+            (None, 0.0, 2),
+            (later, NOW, int(NOW)),
+            (far, NOW, int(NOW) + 8),
+        ):
+            found = bundle.restored(saved, present, now)
+            assert (found.spec.sequence, found.metadata.generation, found.spec.roots) == (sequence, sequence, (ONE,))
 
     asyncio.run(go())

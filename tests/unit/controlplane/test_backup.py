@@ -15,6 +15,7 @@ from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Put
 from tests.fakes.cut_store import CutStore
 
+NOW = 1_760_000_000.0
 ENTRIES = {
     keys.EPOCH: b"old-epoch",
     keys.OBJECTS + "Service/shop/api": b'{"kind":"Service"}',
@@ -38,7 +39,7 @@ async def content(store) -> dict[str, bytes]:
 
 
 def restored(store, lines, overwrite=False):
-    return restore(store, lines, overwrite=overwrite, author="test", new_epoch="new-epoch")
+    return restore(store, lines, overwrite=overwrite, author="test", new_epoch="new-epoch", now=NOW)
 
 
 def test_everything_comes_back_with_a_new_epoch():
@@ -133,6 +134,16 @@ def test_a_restore_that_broke_off_does_not_look_whole_and_can_be_repeated(monkey
         assert not await unfinished(two)
         assert RESTORING not in await content(two)
         assert len(await content(two)) == 100 + len(ENTRIES) + 2
+
+    asyncio.run(run())
+
+
+def test_a_bundle_that_cannot_be_read_comes_back_as_it_was():
+    async def run():
+        one, two = MemoryStore(), MemoryStore()
+        await fill(one, {keys.BUNDLES + "d": b"garbage"})
+        await restored(two, await saved(one))
+        assert (await two.get(keys.BUNDLES + "d")).value == b"garbage"
 
     asyncio.run(run())
 

@@ -206,9 +206,9 @@ def test_it_is_part_of_a_backup_and_has_no_revisions_after_a_restore(tmp_path):
             _, done = await cp.apply(namespace())
             lines = list(await dump(cp.store, cluster="c", trust_domain="mesh.test", now=NOW))
             fresh = MemoryStore()
-            await restore(fresh, lines, overwrite=False, author="test", new_epoch="another")
+            await restore(fresh, lines, overwrite=False, author="test", new_epoch="another", now=NOW)
             assert await _values(fresh) == await _values(cp.store)
-            await restore(cp.store, lines, overwrite=True, author="test", new_epoch="another")
+            await restore(cp.store, lines, overwrite=True, author="test", new_epoch="another", now=NOW)
             _, found = await cp.call("GET", "/v1/history")
             assert found["items"][0]["revision"] == 0
             assert (await cp.call("GET", f"/v1/history/{done['revision']}"))[0] == 404

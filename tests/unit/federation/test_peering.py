@@ -91,6 +91,26 @@ def test_a_new_root_of_one_is_in_the_others_bundle_at_once(tmp_path):
     asyncio.run(run())
 
 
+def test_a_root_that_comes_after_a_restore_is_believed(tmp_path):
+    """The backup's bundle is older than what the peer has seen; and the one that it is restored as is not."""
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await peered(east, west)
+            await connected(west, "east")
+            saved = list(await backup.dump(east.store, cluster="east", trust_domain="east.test", now=time.time()))
+            for root_since in (root("east.test"), root("east.test")):
+                await bundle.publish(east.store, "east.test", (root_since,), time.time())
+            await aeventually(lambda: west.context.mirror.view.bundle("east.test").spec.sequence == 3, timeout=5)
+            await backup.restore(east.store, saved, overwrite=True, author="test", new_epoch="another", now=time.time())
+            fresh = root("east.test")
+            await bundle.publish(east.store, "east.test", (fresh,), time.time())
+            await aeventually(lambda: fresh in west.context.mirror.view.bundle("east.test").spec.roots, timeout=20)
+            await connected(west, "east")
+
+    asyncio.run(run())
+
+
 def test_the_commands_make_show_pause_and_delete_a_peering(tmp_path):
     async def run():
         async with clusters(tmp_path, "west", "east") as (west, east):
@@ -278,7 +298,7 @@ def test_what_others_change_under_imports_is_put_right(tmp_path, monkeypatch):
             await east.apply(service("later"))
             later = ("services/shop/later", "endpoints/shop/later/gw1")
             await holds(west, "east", *API, *later)
-            await backup.restore(west.store, saved, overwrite=True, author="test", new_epoch="another")
+            await backup.restore(west.store, saved, overwrite=True, author="test", new_epoch="another", now=time.time())
             await holds(west, "east", *API, *later)
 
     asyncio.run(run())
