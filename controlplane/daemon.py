@@ -41,8 +41,8 @@ from controlplane.revisions import Revisions
 from controlplane.settings import Settings, split_address
 from controlplane.setup import open_store
 from controlplane.shelf import Shelf
+from controlplane.touched import Touched
 from controlplane.uplink import Uplinks
-from controlplane.view import Touched
 from controlplane.writer import Writer
 from mesh.aio import Backoff
 from mesh.model import MeshConfig

@@ -9,7 +9,8 @@ import structlog
 from aiohttp import web
 
 from controlplane.mirror import Mirror
-from controlplane.view import Touched, View, roots_of
+from controlplane.touched import Touched
+from controlplane.view import View, roots_of
 from mesh.aio import first
 from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef, TrustBundle
 from multicluster import exports, trust

@@ -18,7 +18,8 @@ from ca.signer.vault import VaultSettings, VaultSigner
 from controlplane.api.tls import PeerTrust, ServerTls, client_context, usable
 from controlplane.mirror import Mirror
 from controlplane.settings import Settings
-from controlplane.view import Touched, View
+from controlplane.touched import Touched
+from controlplane.view import View
 from mesh.aio import Backoff, keep, pause
 from mesh.model import MeshConfig
 from mesh.store.errors import StoreError

@@ -17,7 +17,8 @@ from controlplane.importing import Import, Place
 from controlplane.mirror import Mirror
 from controlplane.peered import NEWS, TOMBSTONE_SECONDS, PeerRecord, learned, same_link
 from controlplane.registry import Plan, pack
-from controlplane.view import Touched, View, roots_of
+from controlplane.touched import Touched
+from controlplane.view import View, roots_of
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, first, pause

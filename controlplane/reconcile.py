@@ -17,7 +17,8 @@ from controlplane.history import surplus
 from controlplane.liveness import Liveness
 from controlplane.mirror import Mirror
 from controlplane.registry import Plan, pack, plan_endpoints, plan_remove, plan_service
-from controlplane.view import Expiring, Touched, View
+from controlplane.touched import Touched
+from controlplane.view import Expiring, View
 from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, pause

@@ -13,8 +13,9 @@ import structlog
 from controlplane.progress import Absences, Fleet, Progress, Question, Standing, judge, newest, standing
 from controlplane.proxies import PeerError, Proxies
 from controlplane.reconcile import grace_of
+from controlplane.touched import Touched
 from controlplane.uplink import Uplinks
-from controlplane.view import Presence, Touched, View
+from controlplane.view import Presence, View
 from mesh import codec, keys
 from mesh.aio import first, pause
 from mesh.model import Node

@@ -9,7 +9,7 @@ from aiohttp import web
 from controlplane.admission import Invalid, Plan, cannot_undo, read
 from controlplane.api.answers import ApiError, strict
 from controlplane.api.context import CONTEXT, NOTES
-from controlplane.api.objects import ApplyRequest, author_of, refusal
+from controlplane.api.objects import ApplyRequest, author_of, refusal, warned
 from controlplane.checked import Checked, Wish
 from mesh.model import Violation
 
@@ -44,7 +44,7 @@ async def apply(request: web.Request) -> web.StreamResponse:
     )
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
-    listening = True
+    listening, warnings = True, await warned(context, prepared)
     async with aclosing(work.run(wish, prepared)) as lines:
         async for line in lines:
             if line["step"] == "written":
@@ -53,6 +53,7 @@ async def apply(request: web.Request) -> web.StreamResponse:
                     context.metrics.applied.labels(result["action"]).inc()
             elif line["step"] == "end":
                 request[NOTES]["outcome"] = line["outcome"]
+                line = {**line, "warnings": warnings}  # noqa: PLW2901 - the last one, and told once
             # Whoever asked may go away; what was begun is finished all the same, so that nothing stays half done.
             listening = listening and await _tell(response, msgspec.json.encode(line) + b"\n")
     return response

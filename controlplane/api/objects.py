@@ -1,21 +1,27 @@
 """Objects: get, list by namespace and label, put and delete with compare-and-swap, apply many in one transaction."""
 
+import contextlib
 from typing import Any
 
 from aiohttp import web
 
 from controlplane import registry
-from controlplane.admission import Conflicts, Invalid, Removal, for_proxies
+from controlplane.admission import Conflicts, Invalid, Plan, Removal, for_proxies
 from controlplane.api.answers import ApiError, answer, strict, tree
 from controlplane.api.context import CALLER, CONTEXT, NOTES, Context
 from controlplane.applier import Applied
 from controlplane.checked import written
 from controlplane.history import Source
 from controlplane.progress import Question, programmed
+from controlplane.unmet import concerned, warnings
 from mesh import codec, keys
 from mesh.compile import conditions
 from mesh.model import KINDS, Endpoint, Frozen, Instance, Object, Ref, Service, Violation, kind_named
+from mesh.store.errors import StoreError
 from mesh.store.protocol import Item
+
+VIEW_SECONDS = 0.5
+"""A warning is worth so much waiting."""
 
 
 class ApplyRequest(Frozen, frozen=True, kw_only=True):
@@ -198,7 +204,20 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def apply(request: web.Request) -> web.Response:
-    return answer(written(await _apply(request, await strict(request, ApplyRequest), "apply")))
+    done = await _apply(request, await strict(request, ApplyRequest), "apply")
+    return answer({**written(done), "warnings": await warned(request.app[CONTEXT], done)})
+
+
+async def warned(context: Context, done: Applied | Plan) -> list[dict[str, str]]:
+    """What is written, or would be, and yet does not do what it says; rather nothing than what is no longer true."""
+    named = {result.object for result in done.results}
+    if not concerned(named):
+        return []
+    with contextlib.suppress(StoreError):
+        # What was applied a moment before may not be in the view yet.
+        if await context.mirror.reached(await context.store.revision(), VIEW_SECONDS):
+            return warnings(named, done.changes, context.mirror.view.configured())
+    return []
 
 
 async def _apply(request: web.Request, wanted: ApplyRequest, source: Source) -> Applied:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from controlplane.api.answers import ApiError, answer, strict
 from controlplane.api.context import CONTEXT, NOTES, Context
-from controlplane.api.objects import ApplyRequest, author_of, refusal
+from controlplane.api.objects import ApplyRequest, author_of, refusal, warned
 from controlplane.applier import Applied
 from controlplane.asking import BusyError, Heard, Question, Told, proposal
 from mesh import codec
@@ -42,7 +42,7 @@ async def plan(request: web.Request) -> web.Response:
         heard = await everywhere(context, question)
         if wanted.proxy and not heard.told and not heard.missing:
             raise ApiError(404, f"there is no node {wanted.proxy[:80]!r}", "`holdfast proxy status` lists them")
-    document = _document(done, heard)
+    document = {**_document(done, heard), "warnings": await warned(context, done)}
     request[NOTES].update(planned=len(done.changes), asked=len(heard.told))
     return answer(document)
 

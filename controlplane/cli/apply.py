@@ -1,6 +1,6 @@
 """`holdfast apply`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,6 +74,7 @@ def apply(
         )
         nothing = "nothing was written (dry run), " if dry_run else ""
         say(f"{nothing}revision {answer['revision']}")
+        warn(answer)
     if patience.wait:
         from controlplane.cli.settle import conclude, settle
 
@@ -82,6 +83,14 @@ def apply(
         emit(answer, form)
     if patience.wait:
         conclude(answer["wait"])
+
+
+def warn(answer: Mapping[str, Any]) -> None:
+    """Say what was written and yet does not do what it says."""
+    from controlplane.cli.output import say
+
+    for one in answer["warnings"]:
+        say(f"warning: {one['object']}: {one['condition']} is false, {one['reason']}: {one['message']}")
 
 
 def objects_of(sources: Iterable["Source"]) -> list[dict[str, Any]]:

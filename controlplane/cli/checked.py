@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlplane.cli.apply import located, name_of, objects_of
+from controlplane.cli.apply import located, name_of, objects_of, warn
 from controlplane.cli.client import Api
 from controlplane.cli.context import Connection
 from controlplane.cli.errors import CliError, Exit
@@ -35,6 +35,7 @@ def apply_checked(to: Connection, sources: Sequence[Source], patience: Patience,
     elif "results" in end:
         table(["OBJECT", "ACTION"], [[r["object"], r["action"]] for r in end["results"]])
         say(f"revision {end['revision']}")
+        warn(end)
     judge(end)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from controlplane.cli.apply import located, name_of, objects_of
+from controlplane.cli.apply import located, name_of, objects_of, warn
 from controlplane.cli.context import Flags
 from controlplane.cli.delete import refs_of
 from controlplane.cli.errors import CliError
@@ -56,6 +56,7 @@ def plan(files: tuple[str, ...], removing: bool, proxy: str, form: str, flags: F
     if shown := rows(found):
         click.echo("")
         table(["PROXY", "TYPE", "RESOURCE", "ACTION"], shown)
+    warn(found)
     for line in summary(found):
         say(line)
 

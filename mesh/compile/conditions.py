@@ -4,7 +4,7 @@ Types and reasons are those of Gateway API (RouteConditionType, RouteConditionRe
 has one. `Programmed` is what the proxies say, and is told by whoever asks them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,22 @@ class Condition:
 def status(obj: Object, objects: Mapping[Ref, Object]) -> dict[str, Any]:
     """The status of a route or policy among these objects; nothing for other kinds."""
     if isinstance(obj, HTTPRoute | GRPCRoute | TCPRoute):
-        return _route(obj, objects)
+        return _route(obj, objects, Attached(objects))
     if isinstance(obj, TrafficPolicy):
-        return {"conditions": [_shown(c, obj) for c in _of_policy(obj, objects)]}
+        return {"conditions": [_shown(c, obj) for c in _of_policy(obj, objects, Attached(objects))]}
     return {}
+
+
+def unmet(some: Iterable[Object], objects: Mapping[Ref, Object]) -> Iterator[tuple[Object, Condition]]:
+    """What keeps these routes and policies back, each once: a typing error shows when it is made, not when it hurts."""
+    attached = Attached(objects)
+    for obj in some:
+        found: Iterable[Condition] = ()
+        if isinstance(obj, HTTPRoute | GRPCRoute | TCPRoute):
+            found = (c for parent in obj.spec.parent_refs for c in _of_parent(obj, parent, objects, attached))
+        elif isinstance(obj, TrafficPolicy):
+            found = _of_policy(obj, objects, attached)
+        yield from ((obj, condition) for condition in dict.fromkeys(found) if not condition.fine)
 
 
 def programmed(obj: Object, shown: dict[str, Any], proxies: int, of: int, revision: int) -> dict[str, Any]:
@@ -53,8 +65,7 @@ def programmed(obj: Object, shown: dict[str, Any], proxies: int, of: int, revisi
     return shown
 
 
-def _route(route: AnyRoute, objects: Mapping[Ref, Object]) -> dict[str, Any]:
-    attached = Attached(objects)
+def _route(route: AnyRoute, objects: Mapping[Ref, Object], attached: Attached) -> dict[str, Any]:
     parents = [
         {
             "parentRef": msgspec.to_builtins(parent),
@@ -132,14 +143,14 @@ def _backends(route: AnyRoute) -> Iterator[tuple[str, BackendRef]]:
                 yield f"{where}.filters[{number}].requestMirror", item.request_mirror.backend_ref
 
 
-def _of_policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Iterator[Condition]:
-    accepted = _policy(policy, objects)
+def _of_policy(policy: TrafficPolicy, objects: Mapping[Ref, Object], attached: Attached) -> Iterator[Condition]:
+    accepted = _policy(policy, objects, attached)
     yield accepted
     if accepted.fine:
         yield _honoured(policy, objects)
 
 
-def _policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Condition:
+def _policy(policy: TrafficPolicy, objects: Mapping[Ref, Object], attached: Attached) -> Condition:
     target, namespace = policy.spec.target, policy.metadata.namespace
     service, ports = aimed_at(target, namespace, objects)
     if service is None:
@@ -148,7 +159,7 @@ def _policy(policy: TrafficPolicy, objects: Mapping[Ref, Object]) -> Condition:
     if target.port and not ports:
         message = f"{service.kind} {service.service} has no port {target.port}"
         return Condition("Accepted", fine=False, reason="TargetNotFound", message=message)
-    other = Attached(objects).overruled(policy)
+    other = attached.overruled(policy)
     if other is not None:
         message = f"TrafficPolicy {other.metadata.name} has the same target and is older"
         return Condition("Accepted", fine=False, reason="Conflicted", message=message)

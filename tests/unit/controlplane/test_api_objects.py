@@ -286,3 +286,34 @@ def test_the_store_away_is_a_503_with_a_hint(tmp_path):
             assert (await cp.call("GET", "/v1/objects/services", token=token))[0] == 200
 
     asyncio.run(run())
+
+
+def test_what_is_written_and_does_not_do_what_it_says_is_told(tmp_path):
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.apply(namespace(), service("a"))
+            lost = route("lost", "nobody")
+            for dry_run in (True, False):  # a dry run tells it before it is written
+                status, answer = await cp.apply(lost, route("found", "a"), dry_run=dry_run)
+                assert status == 200
+                assert {warning["object"] for warning in answer["warnings"]} == {"HTTPRoute shop/lost"}
+                told = {warning["condition"]: warning["reason"] for warning in answer["warnings"]}
+                assert told == {"Accepted": "NoMatchingParent", "ResolvedRefs": "BackendNotFound"}
+                assert all("nobody.shop" in warning["message"] for warning in answer["warnings"])
+            # It is told again when nothing changes, and no more as soon as what lacked is in the same call.
+            assert len((await cp.apply(lost))[1]["warnings"]) == 2
+            assert (await cp.apply(lost, service("nobody")))[1]["warnings"] == []
+
+    asyncio.run(run())
+
+
+def route(name: str, parent: str) -> dict[str, object]:
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": parent}],
+            "rules": [{"backendRefs": [{"name": parent, "port": 80}]}],
+        },
+    }

@@ -11,7 +11,7 @@ from controlplane import backup, peers
 from controlplane.cli.errors import Exit
 from controlplane.peered import PeerRecord
 from controlplane.setup import InitOptions, init_store
-from controlplane.view import Touched
+from controlplane.touched import Touched
 from mesh import codec, keys
 from mesh.model import Ref, ServiceRef
 from mesh.store.memory import MemoryStore
