@@ -46,10 +46,11 @@ def _lines(names: Iterable[Name]) -> tuple[str, ...]:
 def _without(text: str) -> str:
     kept: list[str] = []
     inside = False
+    joint, ending = -1, ""
     for line in text.splitlines(keepends=True):
         bare = line.strip()
         if bare == _JOINT:
-            kept[-1:] = [kept[-1].rstrip("\r\n")] if kept else []
+            joint, ending = len(kept), line[len(line.rstrip("\r\n")) :]
         elif _BEGIN.fullmatch(bare):
             inside = True
         elif inside and _END.fullmatch(bare):
@@ -60,4 +61,6 @@ def _without(text: str) -> str:
             inside = False  # somebody else's line: the end of the block was lost
             if not _END.fullmatch(bare):
                 kept.append(line)
+    if joint == len(kept) > 0:  # else somebody added lines after the block: the one before it keeps its end
+        kept[-1] = kept[-1].removesuffix(ending)
     return "".join(kept)

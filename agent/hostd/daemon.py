@@ -239,7 +239,7 @@ class Server:
         try:
             pid, uid, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             answer = self._do(_read(link), pid, uid, now())
-        except (DeniedError, RefusedError, OSError, ValueError) as exc:
+        except (DeniedError, RefusedError, OSError, ValueError, RecursionError) as exc:
             answer = {"error": str(exc) or type(exc).__name__}
         with suppress(OSError):
             link.sendall(json.dumps(answer).encode() + b"\n")

@@ -227,11 +227,17 @@ def _cgroup2(cgroups: Path) -> Path | None:
 
 
 def _unit(unit: str, root: Path) -> Path | None:
-    """Its cgroup, while it runs: below system.slice, or wherever its Slice= says."""
-    usual = root / "system.slice" / unit
-    if usual.is_dir():
-        return usual
-    return next((p for p in root.glob(f"*.slice/**/{re.escape(unit)}") if p.is_dir()), None)
+    """Its cgroup, while it runs: below system.slice, or wherever its Slice= says.
+
+    Only slices are looked into: below a service or a scope others name things as they like (a user's own manager, a
+    container), and none of them becomes a unit of the host by its name.
+    """
+    folders = [root / "system.slice", root]
+    for folder in folders:
+        if (folder / unit).is_dir():
+            return folder / unit
+        folders += folder.glob("*.slice")
+    return None
 
 
 def look(pid: int) -> Process | None:

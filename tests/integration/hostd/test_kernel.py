@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -153,3 +154,14 @@ def test_what_nobody_may_ask_for_changes_nothing(host):
         host.ask("apply", {"names": [{"name": "api.shop.mesh", "address": "10.0.0.1"}]})
     assert host.run("nft", "list", "ruleset") == ""
     assert host.hosts.read_text() == "127.0.0.1 localhost\n"
+
+
+def test_nothing_that_a_caller_says_ends_the_helper(host):
+    host.start_helper()
+    for line in (b"[" * 200_000, b'{"do":"apply","body":' + b'{"names":' * 50_000, b"\xff", b'"', b"9" * 5000):
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(10)
+            link.connect(str(host.socket))
+            link.sendall(line + b"\n")
+            assert b'"error"' in link.recv(65536), line[:40]
+    assert host.helper.poll() is None

@@ -44,3 +44,14 @@ def test_doubled_blocks_become_one():
 
 def test_lines_added_after_the_block_stay():
     assert rewrite(rewrite(HOSTS, (API,)) + "10.0.0.5 other\n", ()) == HOSTS + "10.0.0.5 other\n"
+
+
+def test_a_line_added_after_the_block_stays_one_where_the_last_line_had_no_end():
+    """Else `127.0.0.1 localhost` and the added line would become one, and neither name be known."""
+    grown = rewrite("127.0.0.1 localhost", (API,)) + "10.0.0.5 other\n"
+    assert rewrite(grown, ()) == "127.0.0.1 localhost\n10.0.0.5 other\n"
+    assert rewrite(rewrite(grown, (DB,)), ()) == "127.0.0.1 localhost\n10.0.0.5 other\n"
+
+
+def test_an_end_that_is_none_of_ours_stays():
+    assert rewrite(rewrite("127.0.0.1 localhost\r", (API,)), ()) == "127.0.0.1 localhost\r"
