@@ -6,7 +6,7 @@ import datetime as dt
 import sys
 from pathlib import Path
 
-from bench import compile_cost, issuing, memory, peers, propagation, traffic_cost
+from bench import clusters, compile_cost, issuing, memory, peers, propagation, traffic_cost
 from bench.facts import facts
 from bench.progress import Steps
 from bench.stats import Report
@@ -18,6 +18,7 @@ PARTS = {
     "peers": peers.run,
     "propagation": propagation.run,
     "memory": memory.run,
+    "clusters": clusters.run,
 }
 """In this order: what needs the fewest processes first."""
 OUT = Path(__file__).parent / "out"
