@@ -78,8 +78,8 @@ def passages(objects: Mapping[Ref, Object], own: frozenset[str], networks: Netwo
             by = [policy for policy in policies if policy.covers(found)]
             if by:
                 known = tuple((name, networks[name]) for name in sorted(_peers(by, peers)) if networks.get(name))
-                sources = {found.ref, *(policy.ref for policy in by), *(peers[name].ref for name, _ in known)}
-                yield from _of(found, found.service, frozenset(sources), peers=known)
+                sources = frozenset({found.ref, *(one.ref for one in by), *(peers[name].ref for name, _ in known)})
+                yield from _of(found, found.service, sources, peers=known)
         elif isinstance(found, ImportedService) and not imported_name_fault(ref.name):
             peering = peers.get(found.service.peer)
             if peering is not None and peering.spec.through == "Gateway":
