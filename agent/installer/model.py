@@ -11,6 +11,8 @@ CURRENT = OPT + "/current"
 ENVOYS = OPT + "/envoy"
 CONFIG = "/etc/holdfast"
 AGENT_YAML = CONFIG + "/agent.yaml"
+SHARED = (OPT, CONFIG)
+"""Where other parts of Holdfast (a member of etcd, say) may have come to live since; they are not ours to remove."""
 DATA = "/var/lib/holdfast"
 LOGS = "/var/log/holdfast"
 UNIT_FOLDER = "/etc/systemd/system"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.collection import ansible
+from tests.support.collection import ROOT, ansible
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ INVENTORY = """
 all:
   vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", ansible_become: false}
   children:
-    holdfast_etcd: {hosts: {cp-1: }}
+    holdfast_etcd: {hosts: {cp-1: , cp-2: , cp-3: }}
     holdfast_controlplane: {hosts: {cp-1: {ansible_host: 127.0.0.1}}}
     holdfast_agent: {hosts: {web-1: {ansible_host: 127.0.0.2}}}
 """
@@ -72,3 +72,19 @@ def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
     keep(folder, "backups/one/store.ndjson.vault", "{}")
     said = play(folder, "restore", "-e", "holdfast_backup=backups/one", password="another one, as long")
     assert "is not the password that backups/one was encrypted with" in said
+
+
+def test_an_empty_member_forms_no_cluster_while_others_were_not_asked(folder: Path):
+    roles = ROOT / "ansible/roles"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{roles}/common/vars/main.yml"},
+        # What its preflight found here. The others had none: left out, or not reached.
+        {"ansible.builtin.set_fact": {"__etcd_has_data": False}},
+        {"ansible.builtin.include_tasks": f"{roles}/etcd/tasks/run.yml"},
+    ]
+    (folder / "run.yml").write_text(json.dumps([{"hosts": "holdfast_etcd", "gather_facts": False, "tasks": tasks}]))
+    command = ("ansible-playbook", "-i", "inventory.yml", "--check", "run.yml", "--limit", "cp-1,cp-3")
+    done = ansible(folder, *command)
+    said = " ".join(done.stdout.split())
+    assert "cp-3 has no data, and whether cp-2 has some is not known" in said
+    assert "Write how the first cluster forms" not in said
