@@ -73,6 +73,10 @@ def parse(arguments):
         default="",
         help="where other hosts reach it, also on a machine in front (NAT); default: by the way to the control plane",
     )
+    parser.add_argument(
+        "--bind", default="", help="where Envoy listens here; default: at the address, or everywhere behind NAT"
+    )
+    parser.add_argument("--gateway", action="store_true", help="it passes calls between clusters, as in the token")
     parser.add_argument("--identity", action="append", default=[], metavar="NAMESPACE/ACCOUNT", help="as in the token")
     parser.add_argument(
         "--service", action="append", default=[], metavar="[NAMESPACE/]NAME:PORT[:PROTOCOL]|FILE",
@@ -98,9 +102,18 @@ def parse(arguments):
             )
         if not given.upgrade and not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given.node):
             parser.error("--node is the host's name in the mesh: a DNS label, as in the token")
+        for name in lacking(given):
+            parser.error("--settings: " + name + " is not in the file, which is all of agent.yaml: write it there")
         if given.dist and not given.upgrade and not given.controlplane:
             parser.error("--controlplane URL is needed with --dist: where the host joins")
     return given
+
+
+def lacking(given):
+    """What the line says, and a file of settings does not."""
+    text = given.settings.read_text(encoding="utf-8") if given.settings and given.settings.is_file() else ""
+    said = [name for name, value in (("gateway", given.gateway), ("bind", given.bind)) if value and given.settings]
+    return [name for name in said if not re.search("^" + name + ":", text, re.MULTILINE)]
 
 
 def options_of(given):
@@ -113,6 +126,8 @@ def options_of(given):
     return Options(
         node=given.node,
         address=given.address,
+        bind=given.bind,
+        gateway=given.gateway,
         controlplanes=tuple(given.controlplane or [given.url]),
         identities=tuple(given.identity),
         services=tuple(services),
@@ -180,7 +195,7 @@ def read_token_text(name):
 
 def look_around(given, options, made):
     """Facts, what is offered, and where it comes from. Every fault is told at once."""
-    facts = gather(made, options.controlplanes[0] if options.controlplanes else "", options.address)
+    facts = gather(made, options.controlplanes[0] if options.controlplanes else "", options)
     if early_faults(facts):
         raise InstallError(told(early_faults(facts)))
     token, offer, source = "", None, None

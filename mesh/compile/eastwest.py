@@ -17,10 +17,10 @@ from mesh.compile.parts import (
     ADS,
     CONNECT_SECONDS,
     access_log,
+    host_address,
     limits,
     network_filter,
     socket_options,
-    tcp_address,
     tls_inspector,
 )
 from mesh.compile.view import Frame, Gateway, Passage
@@ -52,7 +52,7 @@ def listener(frame: Frame, gateway: Gateway) -> pb.Listener:
     """Never without a chain: Envoy refuses such a listener."""
     return pb.Listener(
         name=names.GATEWAY,
-        address=tcp_address(frame.address, gateway.spec.port),
+        address=host_address(frame.address, gateway.spec.port),
         traffic_direction=pb.TrafficDirection.INBOUND,
         listener_filters=[tls_inspector()],
         listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from controlplane.demo.process import free_port
 from mesh.model import GatewaySpec
 from tests.integration.compile.hosts import context, get
 from tests.integration.compile.test_clusters import stat
@@ -44,23 +45,23 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
         yield two
 
 
-def bounded(two: Two, name: str, **spec: object) -> None:
+def bounded(two: Two, name: str, *, port: int = 0, bind: str = "", **spec: object) -> None:
     """Another word in the gateway's agent.yaml."""
     cluster, here, values = two._published[name]
-    gateway = GatewaySpec(port=two.places[name][1], **spec)
-    two._published[name] = (cluster, here, {**values, "gateway": gateway})
+    gateway = GatewaySpec(port=port or two.places[name][1], **spec)
+    two._published[name] = (cluster, here, {**values, "gateway": gateway, "bind": bind})
     two._publish(name)
 
 
 @contextlib.asynccontextmanager
-async def opened(two: Two, gateway: str, source: str, sni: str = API) -> AsyncIterator[bool]:
+async def opened(two: Two, gateway: str, source: str, at: tuple[str, int] | None = None) -> AsyncIterator[bool]:
     """A connection through a gateway from this address; whether the handshake with the callee was done."""
-    address, port = two.places[gateway]
+    address, port = at or two.places[gateway]
     tls = context(two.folder, two.ca[WEST].workload("shop/web"), two.ca[EAST].root)
     try:
         async with asyncio.timeout(10):
             _, writer = await asyncio.open_connection(
-                address, port, ssl=tls, server_hostname=sni, local_addr=(source, 0)
+                address, port, ssl=tls, server_hostname=API, local_addr=(source, 0)
             )
     except (OSError, ssl.SSLError):
         yield False
@@ -92,6 +93,21 @@ def test_a_gateway_passes_on_to_a_peer_for_callers_of_its_own_cluster_only(two: 
         lambda x: x.get("sni") == API and x["flags"] == "NR" and x["peer_address"].startswith(NEAR)
     )
     assert refused["direction"] == "gateway"
+    bounded(two, "gw1")
+
+
+def test_a_gateway_of_both_families_knows_sources_of_either(two: Two):
+    """With an address of IPv6 it listens at `::`, and callers may come by IPv4."""
+
+    async def run() -> None:
+        port = free_port("0.0.0.0")
+        ranges = ("127.0.3.0/24", "::1/128")
+        await asyncio.to_thread(bounded, two, "gw1", port=port, bind="::", source_ranges=ranges)
+        for source, at, expected in ((NEAR, GW1, True), (FAR, GW1, False), ("::1", "::1", True)):
+            async with opened(two, "gw1", source, (at, port)) as done:
+                assert done is expected, source
+
+    asyncio.run(run())
     bounded(two, "gw1")
 
 
