@@ -74,6 +74,22 @@ def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
     assert "is not the password that backups/one was encrypted with" in said
 
 
+def test_a_name_in_the_place_of_an_address_is_told_before_anything_is_made(folder: Path):
+    roles = ROOT / "ansible/roles"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{roles}/common/{{{{ item }}}}/main.yml", "loop": ["defaults", "vars"]},
+        {"ansible.builtin.include_tasks": f"{roles}/common/tasks/preflight.yml"},
+    ]
+    (folder / "check.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    addresses = {"a": "web.example.net", "b": "10.0.0.7", "c": "2001:db8::7", "d": "10.0.0.7:22"}
+    hosts = {name: {"ansible_host": address, "ansible_connection": "local"} for name, address in addresses.items()}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
+    done = ansible(folder, "ansible-playbook", "-i", "hosts.json", "check.yml")
+    fatal = [line for line in done.stdout.splitlines() if line.startswith("fatal: [")]
+    told = {line[len("fatal: [")] for line in fatal if "must be the IP address where" in line}
+    assert told == {"a", "d"}, done.stdout
+
+
 def test_an_empty_member_forms_no_cluster_while_others_were_not_asked(folder: Path):
     roles = ROOT / "ansible/roles"
     tasks = [
