@@ -3,7 +3,7 @@
 Raw values are kept beside the World, since the disk must hold what was received, and a resume must know its revisions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.state import StoredRange, StoredWorld
@@ -125,10 +125,18 @@ class Gathered:
         """Are all of these known whole?"""
         return all(prefix in self._ranges and self._ranges[prefix].listed for prefix in prefixes)
 
-    def value(self, key: str) -> bytes | None:
-        """Of a key that is followed by itself."""
-        place = self._ranges.get(key)
+    def value(self, prefix: str, key: str) -> bytes | None:
+        place = self._ranges.get(prefix)
         return place.values.get(key) if place else None
+
+    def prefixes(self) -> Collection[str]:
+        """The ranges of which something was heard."""
+        return self._ranges.keys()
+
+    def revision(self, prefix: str) -> Revision:
+        """How far this range was seen."""
+        place = self._ranges.get(prefix)
+        return place.revision if place else Revision(0)
 
     def count(self, prefix: str) -> int:
         """How many keys of this range are in force."""
@@ -139,6 +147,11 @@ class Gathered:
     def held(self) -> int:
         """How many deletions are held back."""
         return sum(len(place.held) for place in self._ranges.values())
+
+    def held_in(self, prefix: str) -> int:
+        """How many in this range."""
+        place = self._ranges.get(prefix)
+        return len(place.held) if place else 0
 
     def followed(self, known: Mapping[str, Known]) -> None:
         """How far the follower is, for its successor and for the disk."""

@@ -62,6 +62,9 @@ class StoredWorld(Frozen, frozen=True, kw_only=True):
     substitutes: tuple[StoredSubstitute, ...] = ()
     held: str = ""
     """Why deletions are held back, if they are."""
+    accounts: dict[str, tuple[int, int]] = {}
+    """Whose keys -> up to which running total their declared deletions are settled, and how many were used since
+    (agent.losses)."""
 
 
 class StoredIdentity(Frozen, frozen=True, kw_only=True):

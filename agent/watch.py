@@ -10,15 +10,17 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from agent import metrics
 from agent.gather import Gathered
+from agent.losses import TOTALS, Losses
 from agent.state import StoredWorld
 from mesh import codec, keys
 from mesh.aio import unless
 from mesh.model import Peering, Revision, ServiceRef, World
-from mesh.model.world import Commit, Deletions
+from mesh.model.world import Commit
 from mesh.store import guard
 from mesh.store.errors import StoreError
 from mesh.store.follow import Broken, Changed, Follower, FollowEvent, Listed, Progressed, Restored
@@ -57,10 +59,12 @@ class Watch:
         self._live = False
         self._untold = False
         """The world changed in what it leads to, and that is not known whole yet."""
-        self._base_total = 0
-        """Declared deletions up to when the first deletion that is held back was known."""
-        self.held = ""
-        """Why deletions are held back, if they are."""
+        self._losses = Losses(self._gathered)
+
+    @property
+    def held(self) -> str:
+        """Why deletions are held back; empty: none are."""
+        return self._losses.held
 
     @property
     def world(self) -> World:
@@ -74,7 +78,7 @@ class Watch:
         """Begin with what is on disk, or with nothing. Not once the store was heard."""
         if not self._live:
             self._gathered = Gathered(stored)
-            self.held = stored.held if stored else ""
+            self._losses = Losses(self._gathered, stored)
             self._again.set()
         return self._gathered.world
 
@@ -93,15 +97,13 @@ class Watch:
         async with self._one:
             if self._follower is not None:
                 self._gathered.followed(self._follower.known())
-            stored = self._gathered.stored()
-        return StoredWorld(epoch=stored.epoch, ranges=stored.ranges, held=self.held)
+            return msgspec.structs.replace(self._gathered.stored(), held=self.held, accounts=self._losses.accounts)
 
     async def release(self) -> int:
         """An operator's word: obey the deletions that are held back. Returns how many."""
         async with self._one:
             count = self._gathered.held
-            self.held = ""
-            if self._gathered.release():
+            if self._losses.release():
                 log.warning("held deletions were released", keys=count)
                 self._changed()
             return count
@@ -119,12 +121,12 @@ class Watch:
         world = self._gathered.world
         peers = sorted(found.metadata.name for found in world.objects.values() if isinstance(found, Peering))
         services = sorted(set(self._interest(world)))
-        # The total of declared deletions is listed last: until then what we know of it is as old as the rest.
+        # The totals of declared deletions are listed last: until then what we know of them is as old as the rest.
         return (
             *ALWAYS,
             *(keys.imported_services_of(peer) for peer in peers),
             *(keys.endpoints_of(service) for service in services),
-            keys.DELETIONS,
+            *TOTALS,
         )
 
     async def _session(self, store: Store) -> None:
@@ -147,6 +149,7 @@ class Watch:
             if prefix not in wanted:
                 lost = self._gathered.forget(prefix) or lost
         self._prefixes = wanted
+        self._losses.follow(wanted)
         if lost:
             self._changed()
         known = self._gathered.known(wanted)
@@ -162,7 +165,7 @@ class Watch:
                 self._after(changed=changed, revision=revision)
             case Progressed(prefix, revision):
                 self._gathered.progressed(prefix, revision)
-                self._after(changed=False, revision=revision)
+                self._after(changed=self._losses.again(prefix), revision=revision)
             case Broken(reason):
                 log.warning("the mesh cannot be followed; what is known stays in force", reason=reason)
                 self._told.broken(reason)
@@ -199,58 +202,33 @@ class Watch:
         """Apply what the guard lets through. True: the world is another one."""
         self._counters.count(metrics.CHANGES, amount=len(events))
         deleted = [event for event in events if event.value is None]
-        if deleted and len(deleted) >= guard.LEAST:
-            declared = await (self._declared_since(store) if listed else self._declared_at(store, revision))
-            verdict = guard.judge(self._gathered.count(prefix), len(deleted), declared)
-            if isinstance(verdict, guard.Hold):
-                self._hold(prefix, deleted, verdict)
+        if deleted:
+            declared = 0
+            if len(deleted) >= guard.LEAST:
+                ask = self._declared_since if listed else self._declared_at
+                declared = await ask(store, prefix, revision)
+            if not self._losses.obeys(prefix, deleted, declared):
                 events = tuple(event for event in events if event.value is not None)
         changed = self._gathered.take(prefix, revision, events, listed=listed)
-        if self._gathered.held and prefix == keys.DELETIONS:
-            changed = self._judge_again() or changed
-        if self.held and not self._gathered.held:
-            self.held = ""
-        return changed
+        return self._losses.again(prefix) or changed
 
-    def _hold(self, prefix: str, deleted: list[Event], verdict: guard.Hold) -> None:
-        if not self._gathered.held:
-            self._base_total = self._total()
-        self._gathered.hold(prefix, deleted)
-        self.held = f"{prefix}: {verdict.reason}; they stay in force here until a declared write, or `release`"
-        log.critical("a mass deletion is held back", prefix=prefix, keys=len(deleted), reason=verdict.reason)
-
-    def _judge_again(self) -> bool:
-        """The total of declared deletions grew: perhaps by what is held."""
-        declared = self._total() - self._base_total
-        if declared < self._gathered.held:
-            return False
-        log.warning("held deletions were declared after all", keys=self._gathered.held)
-        return self._gathered.release()
-
-    def _total(self) -> int:
-        raw = self._gathered.value(keys.DELETIONS)
-        try:
-            return codec.decode_struct(Deletions, raw).total if raw else 0
-        except codec.Undecodable:
-            return 0
-
-    async def _declared_at(self, store: Store, revision: Revision) -> int:
-        """What the transaction of this revision says that it deleted."""
+    async def _declared_at(self, store: Store, prefix: str, revision: Revision) -> int:
+        """What the transaction of this revision says that it deleted, of whose this range is."""
         try:
             item = await store.get(keys.COMMIT, at=revision)
             if item is None or item.revision != revision:
                 return 0
-            return codec.decode_struct(Commit, item.value).deleted
+            return codec.decode_struct(Commit, item.value).deleted_of(keys.peer_of(prefix))
         except (StoreError, codec.Undecodable) as exc:
             log.warning("what a transaction declared cannot be read", revision=revision, error=str(exc))
             return 0
 
-    async def _declared_since(self, store: Store) -> int:
-        """How many deletions were declared since we knew this range."""
+    async def _declared_since(self, store: Store, prefix: str, revision: Revision) -> int:
+        """How many deletions were declared until this revision since we knew this range."""
         try:
-            item = await store.get(keys.DELETIONS)
-            return (codec.decode_struct(Deletions, item.value).total if item else 0) - self._total()
-        except (StoreError, codec.Undecodable) as exc:
+            item = await store.get(keys.total_of(keys.peer_of(prefix)), at=revision)
+            return self._losses.declared(prefix, item.value if item else None)
+        except StoreError as exc:
             log.warning("what was declared meanwhile cannot be read", error=str(exc))
             return 0
 

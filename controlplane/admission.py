@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from controlplane import history
-from controlplane.commit import Transaction, declare
+from controlplane.commit import Totals, Transaction, declare
 from controlplane.history import Action, Change, Mark
 from controlplane.view import Held
 from mesh import codec, keys
 from mesh.model import CLUSTER_SINGLETON, KINDS, Frozen, MeshConfig, Object, Ref, Revision, Violation
-from mesh.store.protocol import Compare, Delete, Item, Op, Put
+from mesh.store.protocol import Compare, Delete, Op, Put
 from mesh.validate import validate, validate_all
 
 DEFAULT_NAMESPACE = "default"
@@ -75,7 +75,8 @@ class State:
     """All these values as they are stored, readable or not."""
     contents: Mapping[str, Sequence[Ref]] = field(default_factory=dict)
     """Namespace -> objects in it, of those that are to be deleted."""
-    deletions: Item | None = None
+    totals: Totals = field(default_factory=dict)
+    """Of declared deletions, if there is anything to delete."""
     epoch: str = ""
 
     def revision(self, ref: Ref) -> Revision:
@@ -241,7 +242,7 @@ def plan(
     if not draft.ops:
         return Plan(tuple(draft.results), None, standing=draft.standing)
     transaction = _with_entry(
-        declare(mark.author, [Compare(*pair) for pair in draft.compares.items()], draft.ops, state.deletions),
+        declare(mark.author, [Compare(*pair) for pair in draft.compares.items()], draft.ops, state.totals),
         draft.changes,
         mark,
         limits,

@@ -130,9 +130,10 @@ class Applier:
         if any(obj.kind == Peering.__name__ for obj in intent.objects):
             current = await self._peerings() | current
         contents = {namespace: await self._contents(namespace) for namespace in emptied(intent)}
-        deletions = await self._store.get(keys.DELETIONS) if intent.removals else None
+        # What operators write is this cluster's own, so one total is all that it can add to.
+        totals = {keys.DELETIONS: await self._store.get(keys.DELETIONS)} if intent.removals else {}
         epoch = await self._store.get(keys.EPOCH)
-        return State(current, unreadable, raw, contents, deletions, codec.epoch(epoch.value) if epoch else "")
+        return State(current, unreadable, raw, contents, totals, codec.epoch(epoch.value) if epoch else "")
 
     async def _peerings(self) -> dict[Ref, Held[Object]]:
         """All of them: no two may be of one trust domain."""

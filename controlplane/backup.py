@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import msgspec
 
 from ca import bundle
-from controlplane.commit import declare, deletions_total
+from controlplane.commit import add, declare, deleted_of
 from mesh import codec, keys
 from mesh.model import Frozen, Revision, TrustBundle
-from mesh.model.world import Deletions
-from mesh.store.protocol import Compare, Delete, Item, Op, Put, Store
+from mesh.store.protocol import Delete, Item, Op, Put, Store
 
 FORMAT = 1
 EPHEMERAL = (keys.ELECTIONS, keys.REPLICAS)
@@ -174,9 +173,8 @@ async def restore(
         raise BackupError(f"the store holds {len(occupied)} keys; restore into an empty one, or ask to overwrite it")
     _lift(values, bundle.key_of(head.trust_domain), present, now)
     await store.txn((), (Delete(keys.EPOCH), Put(RESTORING, b"{}")))
-    special = {keys.EPOCH, keys.COMMIT, keys.DELETIONS, RESTORING}
-    gone = [key for key in occupied if key not in values and key not in special]
-    changed = [key for key, value in values.items() if key not in special and not _same(present.get(key), value)]
+    gone = [key for key in occupied if key not in values and not _special(key)]
+    changed = [key for key, value in values.items() if not _special(key) and not _same(present.get(key), value)]
     ops: list[Op] = [Put(key, values[key]) for key in sorted(changed)]
     ops += [Delete(key) for key in gone]
     done = 0
@@ -184,7 +182,7 @@ async def restore(
         await store.txn((), step)
         done += len(step)
         progress("restoring keys", done, len(ops))
-    revision = await _finish(store, author, new_epoch, sum(key.startswith(keys.MESH) for key in gone))
+    revision = await _finish(store, author, new_epoch, deleted_of(gone))
     return Restored(len(values), len(gone), new_epoch, revision)
 
 
@@ -208,14 +206,17 @@ def _bundle(value: bytes | None) -> TrustBundle | None:
     return found
 
 
-async def _finish(store: Store, author: str, epoch: str, deleted: int) -> Revision:
+async def _finish(store: Store, author: str, epoch: str, deleted: Mapping[str, int]) -> Revision:
     """The store is whole from here on. What was deleted is declared, for agents that followed all the while."""
-    deletions = await store.get(keys.DELETIONS)
-    total = deletions_total(deletions) + deleted
-    transaction = declare(author, (), (Put(keys.EPOCH, codec.encode_struct(epoch)), Delete(RESTORING)), None)
-    ops = [*transaction.ops, Put(keys.DELETIONS, codec.encode_struct(Deletions(total=total)))]
-    compare = Compare(keys.DELETIONS, deletions.revision if deletions else Revision(0))
-    return await store.txn((compare,), ops)
+    transaction = declare(author, (), (Put(keys.EPOCH, codec.encode_struct(epoch)), Delete(RESTORING)), {})
+    totals = {key: await store.get(key) for key in map(keys.total_of, deleted)}
+    sums = add(deleted, totals)
+    return await store.txn(sums.compares, (*transaction.ops, *sums.ops))
+
+
+def _special(key: str) -> bool:
+    """What a backup says nothing of: running totals never go back."""
+    return key in {keys.EPOCH, keys.COMMIT, keys.DELETIONS, RESTORING} or key.startswith(keys.WITHDRAWALS)
 
 
 def _same(item: Item | None, value: bytes) -> bool:

@@ -1,9 +1,11 @@
 """What every control-plane transaction declares of itself. Pure.
 
-By it agents tell a mass deletion that was meant from a store that lost its data.
+By it agents tell a mass deletion that was meant from a store that lost its data. What is deleted is added up by whose
+it is: a peer may take back what it offered as often as it likes, and that must not excuse the loss of anything else.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mesh import codec, keys
@@ -27,23 +29,44 @@ class Transaction:
         )
 
 
-def declare(author: str, compares: Sequence[Compare], ops: Sequence[Op], deletions: Item | None) -> Transaction:
+Totals = Mapping[str, Item | None]
+"""Key of a running total -> what it holds now."""
+
+
+def touched(ops: Iterable[Op]) -> tuple[str, ...]:
+    """Keys of the running totals that these operations add to: `declare` has to know what they hold."""
+    return tuple(keys.total_of(peer) for peer in sorted(deleted_of(op.key for op in ops if isinstance(op, Delete))))
+
+
+def declare(author: str, compares: Sequence[Compare], ops: Sequence[Op], totals: Totals) -> Transaction:
     """These operations, with the declaration of what they delete from the agents' range.
 
-    `deletions` is what keys.DELETIONS holds now; the transaction compares it, since it is a running total.
+    The transaction compares the totals of `touched(ops)`, since each is a running one.
     """
-    deleted = sum(isinstance(op, Delete) and op.key.startswith(keys.MESH) for op in ops)
-    all_compares, all_ops = list(compares), list(ops)
-    all_ops.append(Put(keys.COMMIT, codec.encode_struct(Commit(author=author, deleted=deleted))))
-    if deleted:
-        total = deleted + deletions_total(deletions)
-        all_compares.append(Compare(keys.DELETIONS, deletions.revision if deletions else Revision(0)))
-        all_ops.append(Put(keys.DELETIONS, codec.encode_struct(Deletions(total=total))))
-    return Transaction(tuple(all_compares), tuple(all_ops))
+    deleted = deleted_of(op.key for op in ops if isinstance(op, Delete))
+    commit = Commit(author=author, deleted=deleted.total(), withdrawn={p: n for p, n in sorted(deleted.items()) if p})
+    sums = add(deleted, totals)
+    return Transaction((*compares, *sums.compares), (*ops, Put(keys.COMMIT, codec.encode_struct(commit)), *sums.ops))
 
 
-def deletions_total(item: Item | None) -> int:
-    """The running total; a value that cannot be read starts anew, as agents then hold back rather than lose."""
+def add(deleted: Mapping[str, int], totals: Totals) -> Transaction:
+    """The running totals after so many deletions; peer, or empty -> number."""
+    compares, ops = list[Compare](), list[Op]()
+    for peer, number in sorted(deleted.items()):
+        key = keys.total_of(peer)
+        item = totals.get(key)
+        compares.append(Compare(key, item.revision if item else Revision(0)))
+        ops.append(Put(key, codec.encode_struct(Deletions(total=number + _total(item)))))
+    return Transaction(tuple(compares), tuple(ops))
+
+
+def deleted_of(names: Iterable[str]) -> Counter[str]:
+    """How many of these keys agents may know, by whose they are (keys.peer_of)."""
+    return Counter(keys.peer_of(name) for name in names if name.startswith(keys.MESH))
+
+
+def _total(item: Item | None) -> int:
+    """A value that cannot be read starts anew, as agents then hold back rather than lose."""
     if item is None:
         return 0
     try:

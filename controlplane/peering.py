@@ -253,7 +253,7 @@ class PeeringDesk:
             if item is not None and item.value == codec.encode(made):
                 return
             compare = Compare(key, item.revision if item else Revision(0))
-            transaction = declare(author, (compare,), (Put(key, codec.encode(made)),), None)
+            transaction = declare(author, (compare,), (Put(key, codec.encode(made)),), {})
             try:
                 await self._store.txn(transaction.compares, transaction.ops)
             except Conflict:

@@ -158,7 +158,7 @@ async def _first_objects(store: Store, options: InitOptions, now: float) -> bool
             Put(CONFIG_KEY, codec.encode(config)),
             Put(namespace_key, codec.encode(namespace)),
         ]
-        transaction = declare(AUTHOR, absent, ops, None)
+        transaction = declare(AUTHOR, absent, ops, {})
         try:
             await store.txn(transaction.compares, transaction.ops)
         except Conflict:

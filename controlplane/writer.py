@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from controlplane.commit import declare
+from controlplane.commit import declare, touched
 from controlplane.registry import Plan
 from controlplane.view import View
 from mesh import keys
 from mesh.model import Ref, Revision
 from mesh.store.errors import Conflict
-from mesh.store.protocol import Compare, Delete, Event, Op, Put, Store
+from mesh.store.protocol import Compare, Event, Op, Put, Store
 
 
 class Writer:
@@ -23,13 +23,11 @@ class Writer:
 
         """
         ops = tuple(plan.ops.values())
-        deletions = None
-        if any(isinstance(op, Delete) for op in ops):
-            deletions = await self._store.get(keys.DELETIONS)
+        totals = {key: await self._store.get(key) for key in touched(ops)}
         compares = [Compare(key, Revision(revision)) for key, revision in plan.compares.items()]
         if fence is not None:
             compares.append(fence)
-        transaction = declare(author, compares, ops, deletions)
+        transaction = declare(author, compares, ops, totals)
         try:
             revision = await self._store.txn(transaction.compares, transaction.ops)
         except Conflict:

@@ -5,7 +5,8 @@
     /holdfast/v1/mesh/                     agents may read all of this, through the store gate
         epoch                              random; renewed by init and restore
         commit                             last control-plane transaction: author, what it deleted
-        deletions                          running total of declared deletions (see mesh.store.follow's guard)
+        deletions                          running total of declared deletions (mesh.store.guard), but for imports/
+        withdrawals/<peer>                 the same of imports/<peer>/. It stays, so that it never goes back
         objects/<Kind>/<ns>/<name>         what operators write; one range, so a revision is seen whole
         endpoints/<ns>/<service>/<instance>
         bundles/<trust-domain>
@@ -35,6 +36,7 @@ PRIVATE = ROOT + "private/"
 EPOCH = MESH + "epoch"
 COMMIT = MESH + "commit"
 DELETIONS = MESH + "deletions"
+WITHDRAWALS = MESH + "withdrawals/"
 OBJECTS = MESH + "objects/"
 ENDPOINTS = MESH + "endpoints/"
 BUNDLES = MESH + "bundles/"
@@ -119,6 +121,16 @@ def endpoints_of(service: ServiceRef) -> str:
 def imports_of(peer: str) -> str:
     """The range of all that a peer told."""
     return f"{IMPORTS}{part(peer)}/"
+
+
+def peer_of(key: str) -> str:
+    """Whose word put the key, or range, there: a peer's name under its imports; empty: this cluster's own."""
+    return key.removeprefix(IMPORTS).partition("/")[0] if key.startswith(IMPORTS) else ""
+
+
+def total_of(peer: str) -> str:
+    """Where deletions of a peer's imports are added up; of an empty name: of everything else that agents read."""
+    return WITHDRAWALS + part(peer) if peer else DELETIONS
 
 
 def imported_services_of(peer: str) -> str:

@@ -20,10 +20,16 @@ class Commit(Frozen, frozen=True, kw_only=True):
     author: str
     deleted: int = 0
     """Keys deleted in this transaction."""
+    withdrawn: dict[str, int] = {}
+    """Peer -> how many of them are of its imports."""
+
+    def deleted_of(self, peer: str) -> int:
+        """Of a peer's imports; of an empty name: of everything else."""
+        return self.withdrawn.get(peer, 0) if peer else self.deleted - sum(self.withdrawn.values())
 
 
 class Deletions(Frozen, frozen=True, kw_only=True):
-    """Running total of keys deleted by declared transactions; kept at keys.DELETIONS."""
+    """Running total of keys deleted by declared transactions; kept at keys.total_of(peer)."""
 
     total: int = 0
 

@@ -30,7 +30,8 @@ def judge(known_count: int, lost: int, declared: int) -> Allow | Hold:
         known_count: How many keys were known before.
         lost: How many of them are gone.
         declared: How many deletions control-plane transactions have declared for it: the Commit of that revision, or
-            by how much Deletions.total grew since the last listing.
+            by how much Deletions.total grew since the last listing. Of this range's owner alone: what a peer takes
+            back is no word on what is ours.
 
     """
     if lost < LEAST or lost <= SHARE * known_count or declared >= lost:

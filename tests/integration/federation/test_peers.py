@@ -244,6 +244,6 @@ def test_what_a_lost_peer_left_is_removed_only_if_its_peering_says_so(tmp_path):
             await west.holds("east", [], timeout=60)
             east.relays["cp1"].mend()
             await west.holds("east", names_of("api"), timeout=60)
-            assert msgspec.json.decode((await west.store.get(keys.DELETIONS)).value)["total"] >= 2
+            assert msgspec.json.decode((await west.store.get(keys.total_of("east"))).value)["total"] >= 2
 
     asyncio.run(run())

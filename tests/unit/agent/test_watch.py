@@ -1,86 +1,19 @@
 """The watch on a store with real semantics: what it tells, what it holds back, where it goes on."""
 
-import asyncio
 import random
-from contextlib import asynccontextmanager
 
 from agent import metrics
 from agent.gather import Gathered
-from agent.state import StoredWorld
-from agent.watch import Told, Watch
+from agent.watch import Watch
 from mesh import codec, keys
-from mesh.model import Metadata, Namespace, Ref, Revision, Service, ServiceRef, World
-from mesh.model.instance import Endpoint, EndpointSpec
+from mesh.model import Metadata, Namespace, Ref, ServiceRef
 from mesh.model.world import Commit, Deletions
 from mesh.store.errors import Unavailable
 from mesh.store.memory import MemoryStore
 from mesh.store.protocol import Delete, Put
 from tests.support.meshes import imported, peering, service
 from tests.support.waiting import aeventually
-
-API = ServiceRef("shop", "api")
-
-
-def put(obj, service: str = "") -> Put:
-    return Put(keys.key_for(obj.ref, service=service), codec.encode(obj))
-
-
-def svc(name: str) -> Service:
-    return Service(metadata=Metadata(name=name, namespace="shop"))
-
-
-def endpoint(name: str, service: str = "api") -> Put:
-    spec = EndpointSpec(service=service, node="n", address="10.0.0.1", service_account=service)
-    return put(Endpoint(metadata=Metadata(name=name, namespace="shop"), spec=spec), service)
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.worlds: list[World] = []
-        self.observed: list[Revision] = []
-        self.links: list[str] = []
-        self.interest: set[ServiceRef] = {API}
-        self.told = Told(
-            world=self.worlds.append,
-            observed=self.observed.append,
-            broken=lambda reason: self.links.append("broken"),
-            restored=lambda: self.links.append("restored"),
-        )
-
-    @property
-    def names(self) -> set[str]:
-        return {ref.name for ref in self.worlds[-1].objects} if self.worlds else set()
-
-    def endpoints(self, service: ServiceRef = API) -> set[str]:
-        return set(self.worlds[-1].endpoints.get(service, ())) if self.worlds else set()
-
-
-@asynccontextmanager
-async def watching(store, stored: StoredWorld | None = None, listener: Listener | None = None):
-    listener = listener or Listener()
-    watch = Watch(
-        listener.told, interest=lambda _world: listener.interest, rng=random.Random(1), counters=metrics.Counters()
-    )
-    watch.use(stored)
-    watch.follow(store)
-    task = asyncio.create_task(watch.run())
-    try:
-        yield watch, listener
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def fill(store, count: int) -> None:
-    await store.txn((), [put(svc(f"s{n}")) for n in range(count)])
-
-
-def run(scenario):
-    async def bounded():
-        async with asyncio.timeout(30):
-            await scenario()
-
-    asyncio.run(bounded())
+from tests.unit.agent.watching import API, Listener, endpoint, far, fill, put, run, svc, watching
 
 
 def test_the_first_world_is_told_when_all_of_interest_is_known():
@@ -167,11 +100,6 @@ def test_a_new_interest_lists_only_what_is_new():
             await aeventually(lambda: listener.endpoints(ServiceRef("shop", "web")) == {"w1", "w2"})
 
     run(scenario)
-
-
-def far(name: str, service: str = "api.west") -> Put:
-    spec = EndpointSpec(service=service, node="gw", address="10.0.0.1", service_account="gateway")
-    return put(Endpoint(metadata=Metadata(name=name, namespace="shop"), spec=spec), service)
 
 
 def test_what_peers_told_is_followed_as_soon_as_there_is_a_peering():

@@ -52,7 +52,7 @@ def test_everything_comes_back_with_a_new_epoch():
         assert {key: found[key] for key in ENTRIES if key != keys.EPOCH} == {
             key: value for key, value in ENTRIES.items() if key != keys.EPOCH
         }
-        assert set(found) - set(ENTRIES) == {keys.COMMIT, keys.DELETIONS}
+        assert set(found) - set(ENTRIES) == {keys.COMMIT}
 
     asyncio.run(run())
 
@@ -79,6 +79,20 @@ def test_a_store_that_holds_something_is_not_overwritten_unasked():
         assert done.deleted == 1
         assert keys.OBJECTS + "Service/shop/mine" not in await content(two)
         assert msgspec.json.decode((await two.get(keys.DELETIONS)).value) == {"total": 1}
+
+    asyncio.run(run())
+
+
+def test_what_a_restore_takes_away_is_declared_by_whose_it_was():
+    async def run():
+        one, two = MemoryStore(), MemoryStore()
+        await fill(one, ENTRIES | {keys.total_of("west"): b'{"total":3}'})
+        gone = [keys.imports_of("west") + "services/shop/a", keys.imports_of("north") + "services/shop/a"]
+        mine = dict.fromkeys([keys.OBJECTS + "Service/shop/mine", *gone], b"{}")
+        await fill(two, mine | {keys.total_of("west"): b'{"total":7}', keys.DELETIONS: b'{"total":5}'})
+        await restored(two, await saved(one), overwrite=True)
+        totals = [msgspec.json.decode((await two.get(keys.total_of(peer))).value) for peer in ("", "north", "west")]
+        assert totals == [{"total": 6}, {"total": 1}, {"total": 8}]
 
     asyncio.run(run())
 
@@ -133,7 +147,7 @@ def test_a_restore_that_broke_off_does_not_look_whole_and_can_be_repeated(monkey
         await restored(two, lines)
         assert not await unfinished(two)
         assert RESTORING not in await content(two)
-        assert len(await content(two)) == 100 + len(ENTRIES) + 2
+        assert len(await content(two)) == 100 + len(ENTRIES) + 1
 
     asyncio.run(run())
 

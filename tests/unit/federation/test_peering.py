@@ -70,10 +70,14 @@ def test_a_change_travels_and_a_deletion_too(tmp_path):
                 return (await imported(west, "east"))["endpoints/shop/api/gw1"].spec.weight == 1
 
             await aeventually(lighter)
-            before = await west.store.get(keys.DELETIONS)
+            ours = await west.store.get(keys.DELETIONS)
             await east.apply(delete=[{"kind": "ExportPolicy", "namespace": "shop", "name": "out"}])
             await holds(west, "east")
-            assert (await west.store.get(keys.DELETIONS)) != before  # declared, so that agents obey at once
+            # Declared, so that agents obey at once, and of the peer's imports alone.
+            assert msgspec.json.decode((await west.store.get(keys.total_of("east"))).value) == {"total": 2}
+            assert await west.store.get(keys.DELETIONS) == ours
+            commit = msgspec.json.decode((await west.store.get(keys.COMMIT)).value)
+            assert (commit["deleted"], commit["withdrawn"]) == (2, {"east": 2})
 
     asyncio.run(run())
 

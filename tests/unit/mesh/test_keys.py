@@ -91,6 +91,7 @@ def test_keys_that_hold_no_object():
         keys.EPOCH,
         keys.COMMIT,
         keys.DELETIONS,
+        keys.total_of("west"),
         keys.TOKENS + "x",
         keys.OBJECTS,
         keys.OBJECTS + "a/b",
@@ -118,3 +119,13 @@ def test_the_end_of_a_range_bounds_exactly_its_prefix(prefix: str, text: str):
 
 def test_the_end_of_everything():
     assert keys.prefix_end("") == b"\0"
+
+
+def test_what_a_peer_told_is_its_own_and_all_else_is_ours():
+    assert keys.peer_of(keys.imported_services_of("west")) == "west"
+    assert keys.peer_of(keys.endpoints_of(ServiceRef("shop", "api.west"))) == "west"
+    for ours in (keys.OBJECTS, keys.endpoints_of(ServiceRef("shop", "api")), keys.BUNDLES, keys.total_of("west")):
+        assert keys.peer_of(ours) == ""
+    assert keys.total_of("") == keys.DELETIONS != keys.total_of("west") == keys.WITHDRAWALS + "west"
+    with pytest.raises(BadKeyError):
+        keys.total_of("a/b")
