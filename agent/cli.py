@@ -95,6 +95,20 @@ def run(config: Path) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_PATH)
+def check(file: Path) -> None:
+    r"""Check a file of settings, and say everything that is wrong with it. Nothing is asked or changed.
+
+    \b
+    Examples:
+      holdfast-agent check                       the settings of this host
+      holdfast-agent check new.yaml              before it takes their place
+    """
+    _settings(file)
+    click.echo(f"{file} is fine")
+
+
+@main.command()
 @config_option
 @output_option
 def status(config: Path, output: str) -> None:

@@ -6,7 +6,9 @@ import datetime as dt
 import sys
 from pathlib import Path
 
-from bench import compile_cost, issuing, memory, peers, propagation, traffic_cost
+import structlog
+
+from bench import clusters, compile_cost, crowd, issuing, memory, peers, propagation, traffic_cost
 from bench.facts import facts
 from bench.progress import Steps
 from bench.stats import Report
@@ -16,8 +18,10 @@ PARTS = {
     "traffic": traffic_cost.run,
     "issuing": issuing.run,
     "peers": peers.run,
+    "crowd": crowd.run,
     "propagation": propagation.run,
     "memory": memory.run,
+    "clusters": clusters.run,
 }
 """In this order: what needs the fewest processes first."""
 OUT = Path(__file__).parent / "out"
@@ -33,12 +37,21 @@ async def measure(names: list[str], *, quick: bool) -> Report:
     return report
 
 
+def quiet() -> None:
+    """What parts of ours log in this process would mix with progress."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Holdfast with real processes.")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="this part; may be repeated")
     parser.add_argument("--json", type=Path, help="where to write the figures [bench/out/<time>.json]")
     parser.add_argument("--quick", action="store_true", help="few samples: does it run, not how fast")
     said = parser.parse_args()
+    quiet()
     report = asyncio.run(measure(said.only or list(PARTS), quick=said.quick))
     report.show()
     path = said.json or OUT / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"

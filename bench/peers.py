@@ -1,37 +1,23 @@
 """One control-plane node with many peers: what it costs to import from all, to hold that, and to follow changes.
 
-The peers are their own side of the protocol and a CA each, all in this process; the node, and the etcd behind it, are
-real. What a peer offers are services of two gateways each.
+The peers are bench/peer.py's; the node, and the etcd behind it, are real.
 """
 
 import asyncio
 import contextlib
-import random
-import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
-from aiohttp import web
-
+from bench.peer import PATIENCE, Peer, peer
 from bench.proc import cpu_seconds, memory
 from bench.progress import Say
-from bench.servers import TRUST_DOMAIN, ControlPlane, controlplane
+from bench.servers import ControlPlane, controlplane
 from bench.stats import Figure, quantile
-from ca.authority import Authority
-from ca.seal import Cipher
-from ca.signer.memory import MemorySigner
-from controlplane.demo.process import free_port
-from multicluster import tokens, trust, wire
-from multicluster.link import ESTABLISH_PATH, SESSION_PATH, Link
-from multicluster.session import Exporter, Me
 
-PEERS, SERVICES, GATEWAYS = 20, 500, 2
+PEERS, SERVICES = 20, 500
 CHANGES = 400
 IDLE_SECONDS = 10.0
-PATIENCE = 180.0
 MB = 1e6
 
 
@@ -46,7 +32,7 @@ async def run(say: Say, *, quick: bool = False) -> list[Figure]:
 
 
 async def measured(
-    plane: ControlPlane, peers: list["Peer"], services: int, changes: int, say: Say, *, seconds: float
+    plane: ControlPlane, peers: list[Peer], services: int, changes: int, say: Say, *, seconds: float
 ) -> list[Figure]:
     pid, what = plane.node.process.pid, f"{len(peers)} peers, {services} services each"
     before, cpu, began = memory(pid), cpu_seconds(pid), time.monotonic()
@@ -76,116 +62,3 @@ async def measured(
             goal="p99 ≤ a round trip + 50 ms",
         ),
     ]
-
-
-class Peer:
-    """One cluster, as far as its peer sees it."""
-
-    def __init__(self, number: int, authority: Authority, port: int, services: int) -> None:
-        self.name, self.authority, self.url = f"peer-{number}", authority, f"https://127.0.0.1:{port}"
-        self.me = Me(self.name, authority.trust_domain)
-        self.synced = asyncio.Event()
-        self._acked = asyncio.Event()
-        self._exporter: Exporter | None = None
-        self._link: Link | None = None
-        self._items: dict[str, bytes] = {}
-        offered = wire.OfferedService(ports=(wire.OfferedPort(port=80, protocol="http"),), accounts=("api",))
-        for service in range(services):
-            self._items[f"services/shop/s{service}"] = wire.encode(offered)
-            for gateway in range(GATEWAYS):
-                self._items[f"endpoints/shop/s{service}/gw{gateway}"] = _way(gateway, 3)
-
-    async def establish(self, plane: ControlPlane) -> None:
-        """With a token of the node's."""
-        async with plane.api() as api:
-            made = await api.call("POST", "/v1/peering/tokens", body={})
-            token = tokens.parse(made["token"])
-            wanted = tokens.Application(
-                id=token.id,
-                secret=token.secret,
-                cluster=self.name,
-                trust_domain=self.me.trust_domain,
-                addresses=(self.url,),
-                bundle=trust.document(1, self.authority.roots).decode(),
-            )
-            await api.call("POST", ESTABLISH_PATH, body=msgspec.to_builtins(wanted))
-
-    async def session(self, request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse(heartbeat=5.0, max_msg_size=wire.MAX_FRAME_BYTES)
-        await ws.prepare(request)
-        self._link = link = Link(ws, wire.ToExporter)
-        self._exporter = exporter = Exporter(self.me, Me("bench", TRUST_DOMAIN))
-        await link.send(exporter.hello(await link.receive(), self._items, "e", 1))
-        while True:
-            await self._push()
-            match message := await link.receive():
-                case wire.Digests():
-                    exporter.digests(message)
-                case wire.Ack():
-                    exporter.ack(message)
-                    if message.refused:
-                        raise RuntimeError(f"items were refused: {message.rejected}")
-                    if exporter.synced and exporter.acked == exporter.nonce:
-                        self.synced.set()
-                        self._acked.set()
-
-    async def _push(self) -> None:
-        assert self._exporter is not None
-        assert self._link is not None
-        while offer := self._exporter.next():
-            await self._link.send(offer)
-
-    async def change(self, number: int) -> float:
-        """Seconds from the offer of one endpoint's new weight until it is written and said so."""
-        assert self._exporter
-        self._acked.clear()
-        key = f"endpoints/shop/s{number % (len(self._items) // (GATEWAYS + 1))}/gw0"
-        began = time.monotonic()
-        self._exporter.changed({key: _way(0, 4 + number)}, 1)
-        await self._push()
-        async with asyncio.timeout(PATIENCE):
-            await self._acked.wait()
-        return time.monotonic() - began
-
-
-def _way(gateway: int, weight: int) -> bytes:
-    return wire.encode(
-        wire.OfferedEndpoint(
-            node=f"gw{gateway}",
-            address=f"10.0.0.{gateway + 1}",
-            port=15444,
-            account="api",
-            ports=(80,),
-            health="healthy",
-            weight=weight,
-        )
-    )
-
-
-@contextlib.asynccontextmanager
-async def peer(folder: Path, number: int, services: int) -> AsyncIterator[Peer]:
-    home = folder / f"peer-{number}"
-    home.mkdir()
-    domain = f"peer-{number}.bench"
-    authority = Authority(
-        MemorySigner(domain, clock=time.time),
-        trust_domain=domain,
-        replica="cp1",
-        directory=home,
-        cipher=Cipher([bytes(32)]),
-        clock=time.time,
-        rng=random.Random(number),
-    )
-    await authority.start()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.server_identity().write(home))
-    made = Peer(number, authority, port := free_port(), services)
-    app = web.Application()
-    app.router.add_get(SESSION_PATH, made.session)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
-    try:
-        yield made
-    finally:
-        await runner.cleanup()

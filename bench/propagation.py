@@ -114,7 +114,7 @@ async def put_to_applied(mesh: Mesh, say: Say, count: int, how: str, pause: tupl
     before = busy(mesh)
     try:
         flips = await transitions(store, "api-1")
-        arrivals = Arrivals(store)
+        arrivals = Arrivals(store, keys.endpoints_of(API))
         async with asyncio.TaskGroup() as group, Agent(mesh.host("web-1")) as waits, Agent(mesh.host("web-1")) as asks:
             watching = group.create_task(arrivals.run(await store.revision()))
             await arrivals.open.wait()
@@ -200,15 +200,16 @@ async def timed(work: Any) -> tuple[Any, float]:
 
 @dataclass(slots=True)
 class Arrivals:
-    """When each revision came over a watch of ours."""
+    """When each revision of a range came over a watch of ours."""
 
     store: EtcdStore
+    prefix: str
     open: asyncio.Event = field(default_factory=asyncio.Event)
     _at: dict[Revision, float] = field(default_factory=dict)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, revision: Revision) -> None:
-        async for batch in self.store.watch([Range(keys.endpoints_of(API), Revision(revision + 1))]):
+        async for batch in self.store.watch([Range(self.prefix, Revision(revision + 1))]):
             self.open.set()
             if batch.events:
                 self._at[batch.revision] = time.perf_counter()

@@ -21,6 +21,7 @@ from controlplane.writer import Writer
 from mesh import codec, keys
 from mesh.aio import Backoff, pause
 from mesh.model import Object, Peering, TrustBundle
+from mesh.model.reach import Reach
 from mesh.store.errors import Conflict, StoreError
 from mesh.store.protocol import Compare, Delete, Put
 from multicluster import imports, link, trust
@@ -327,7 +328,8 @@ class Import:
             rejected["addresses"] = fault
         entries = [(entry.key, bytes(entry.value)) for entry in offer.put]
         spec = self._peering.spec
-        peer = imports.Peer(self._name, spec.trust_domain, spec.max_services)
+        reach = Reach(self._view.addresses(), spec.networks)
+        peer = imports.Peer(self._name, spec.trust_domain, spec.max_services, reach)
 
         async def write() -> dict[str, str]:
             plan = imports.plan(self._holding, peer, entries, offer.gone)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from ca import joins
 from controlplane.peered import PeerRecord
@@ -154,6 +155,11 @@ class View:
 
     def instances_in(self, namespace: str) -> list[Held[Instance]]:
         return [self.instances[ref] for ref in sorted(self._in_namespace.get(namespace, ()))]
+
+    def addresses(self) -> frozenset[str]:
+        """Of this cluster's hosts, and of control-plane nodes that are named by theirs."""
+        nodes = (urlsplit(presence.advertise).hostname or "" for presence in self.replicas.values())
+        return frozenset(self._at_address).union(nodes)
 
     def nodes_with_instances(self) -> Iterator[str]:
         return iter(self._on_node)

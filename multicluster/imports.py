@@ -24,7 +24,8 @@ from mesh.model import (
     ServiceRef,
     Violation,
 )
-from mesh.model.checks import MAX_INSTANCE_NAME, label_fault, shown
+from mesh.model.checks import MAX_INSTANCE_NAME, at, label_fault, shown
+from mesh.model.reach import Reach
 from multicluster import wire
 
 MAX_PORTS = 32
@@ -42,6 +43,8 @@ class Peer(NamedTuple):
     cluster: str
     trust_domain: str
     max_services: int
+    reach: Reach = Reach()
+    """Where its endpoints may be."""
 
 
 @dataclass(slots=True)
@@ -200,7 +203,11 @@ def read(peer: Peer, item: str, raw: bytes) -> ImportedService | Endpoint | str:
     except (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError) as exc:
         return f"it cannot be read: {str(exc)[:200]}"
     # A dot is in the service's name by our own doing.
-    faults = [*_excess(obj), *(fault for fault in obj.check({}) if fault.path != "spec.service")]
+    faults = [
+        *_excess(obj),
+        *_astray(obj, peer.reach),
+        *(fault for fault in obj.check({}) if fault.path != "spec.service"),
+    ]
     return "; ".join(f"{fault.path}: {fault.reason}" for fault in faults[:3]) or obj
 
 
@@ -215,6 +222,11 @@ def _excess(obj: ImportedService | Endpoint) -> Iterable[Violation]:
         return
     if not 1 <= obj.spec.weight <= MAX_WEIGHT:
         yield Violation(path="weight", reason=f"is not in 1 to {MAX_WEIGHT}")
+
+
+def _astray(obj: ImportedService | Endpoint, reach: Reach) -> Iterable[Violation]:
+    """Where no proxy of ours is to connect, because a peer says so."""
+    return at("address", reach.fault(obj.spec.address)) if isinstance(obj, Endpoint) else ()
 
 
 def _service(peer: Peer, place: _Place, said: wire.OfferedService) -> ImportedService:

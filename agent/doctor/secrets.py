@@ -18,8 +18,9 @@ import msgspec
 GONE = "[removed]"
 
 _NAMES = re.compile(
-    r"(pass(word|wd|phrase)|secret|token|credential|api[-_]?key|private[-_]?key|key[-_]?pem|cookie|authorization"
-    r"|session[-_]?(id|key)|x-.*-(auth|key)|hmac|ticket[-_]?key|signing[-_]?key|access[-_]?key)[a-z0-9]*$",
+    r"((pass(word|wd|phrase|code)|secret|token|credential|api[-_]?key|private[-_]?key|key[-_]?pem|cookie|authorization"
+    r"|session[-_]?(id|key)|x-(.*-)?(auth|key)|hmac|ticket[-_]?key|signing[-_]?key|access[-_]?key)[a-z0-9]*"
+    r"|((?<![a-z])pass|(?-i:Pass)|pwd)[0-9]*)$",
     re.IGNORECASE,
 )
 """A name that ends so is of a secret: `clientSecret`, `X-Vault-Token`, `Set-Cookie`."""
@@ -31,11 +32,18 @@ _PIECES = ("key", "name", "header_name", "header", "headerName")
 
 _KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 _WORD = r"[^\s'\",;&\\]+"
+_VALUE = rf"""(?:"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|\\+["'][^"'\n]*|{_WORD})"""
+"""In quotes, also in escaped ones (JSON within a text): all that they hold. Else one word."""
+_IS = r"\\*['\"]?\s*[:=]\s*"
 _CALLED = (
     *("password", "passwd", "passphrase", "secret", "token", "credential"),
     *("apikey", "api-key", "api_key", "accesskey", "access-key", "access_key"),
 )
 _ANY = "|".join(_CALLED)
+_SHORT_CALLED = ("pass", "pwd")
+"""So short that a name has to end with them: `DB_PASS`, not `passed`."""
+_ISSUED = ("glpat-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox")
+"""How tokens of GitLab, GitHub and Slack begin."""
 _LOOKS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (("private key",), re.compile(_KEY, re.DOTALL), GONE),
     (("hf",), re.compile(r"\bhf[a-z]?[0-9]\.[A-Za-z0-9_.-]+"), GONE),
@@ -52,8 +60,13 @@ _LOOKS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         rf"\1\2{GONE}",
     ),
     (("://",), re.compile(r"(://)[^\s/@:'\"]*:[^\s/@'\"]+@"), rf"\1{GONE}@"),
-    (_CALLED, re.compile(rf"(?i)((?:{_ANY})[a-z0-9]*['\"]?\s*[:=]\s*['\"]?){_WORD}"), rf"\1{GONE}"),
-    (_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--?[a-z0-9-]{{0,40}}?(?:{_ANY})\s+){_WORD}"), rf"\1{GONE}"),
+    (_CALLED, re.compile(rf"(?i)((?:{_ANY})[a-z0-9]*{_IS}){_VALUE}"), rf"\1{GONE}"),
+    (_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--?[a-z0-9-]{{0,40}}?(?:{_ANY})\s+){_VALUE}"), rf"\1{GONE}"),
+    (_SHORT_CALLED, re.compile(rf"(?i)((?:(?<![a-z])pass|pwd)[0-9]*{_IS}){_VALUE}"), rf"\1{GONE}"),
+    (_SHORT_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--(?:[a-z0-9]+-)?(?:pass|pwd)\s+){_VALUE}"), rf"\1{GONE}"),
+    (("-u", "--user"), re.compile(rf"((?<![^\s'\"])(?:-u|--user)[\s=]['\"]?){_WORD}:{_WORD}"), rf"\1{GONE}"),
+    (("signature=", "sig="), re.compile(rf"(?i)((?:signature|[?&]sig)=){_WORD}"), rf"\1{GONE}"),
+    (_ISSUED, re.compile(r"\b(?:glpat-|gh[pousr]_|github_pat_|xox[abeprs]-)[A-Za-z0-9_-]{8,}"), GONE),
 )
 """Words of which one is in it, in lower case, where the pattern fits; the pattern; what stands there instead. Most text
 has none of the words, and patterns cost a hundred times as much to look for."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -255,6 +256,7 @@ def listening_ports() -> frozenset[int]:
 def answers(path: Path, question: bytes, holds: bytes = b"") -> bool:
     """Does somebody answer on this unix socket, and soon?"""
     with suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+        end = time.monotonic() + ANSWER_SECONDS
         link.settimeout(ANSWER_SECONDS)
         link.connect(str(path))
         link.sendall(question)
@@ -263,6 +265,7 @@ def answers(path: Path, question: bytes, holds: bytes = b"") -> bool:
             said += some
             if holds in said or len(said) > 65536:
                 break
+            link.settimeout(max(0.001, end - time.monotonic()))  # of all of it: who drips holds nobody up
         return bool(said) and holds in said
     return False
 

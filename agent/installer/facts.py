@@ -25,9 +25,10 @@ from agent.installer.model import (
 
 NEEDED = ("venv", "ssl", "json", "hashlib", "zlib", "ctypes")
 PORTS = ((15443, "", "mTLS"), (15020, "127.0.0.1", "metrics"))
+GATEWAY = (15444, "", "gateway")
 
 
-def gather(made, controlplane, named=""):
+def gather(made, controlplane, options):
     """All but what the control plane says."""
     units = [key for key in made.things if key.startswith("unit ")]
     watched = (OPT, CURRENT, ENVOYS, AGENT_YAML, UNIT_FOLDER + "/" + AGENT_UNIT)
@@ -41,13 +42,14 @@ def gather(made, controlplane, named=""):
         nftables=shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin") is not None,
         free={path: free_at(path) for path in (OPT, "/var/lib")},
         # What our own units hold is not somebody else's.
-        taken=() if units else tuple(taken()),
+        taken=() if units else tuple(taken((*PORTS, GATEWAY) if options.gateway else PORTS)),
         there=frozenset([path for path in watched if os.path.lexists(path)] + users),
         recorded=frozenset(made.things),
         installed=Path(CURRENT).readlink().name if Path(CURRENT).is_symlink() else "",
         node=node_of(Path(AGENT_YAML)),
         address=address_towards(controlplane),
-        elsewhere=bool(named) and not is_here(named),
+        elsewhere=bool(options.address) and not is_here(options.address),
+        unbindable=bool(options.bind) and not is_here(options.bind),
     )
 
 
@@ -66,8 +68,8 @@ def free_at(path):
     return os.stat(place).st_dev, shutil.disk_usage(place).free
 
 
-def taken():
-    for port, address, what in PORTS:
+def taken(ports):
+    for port, address, what in ports:
         for family, wild in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
             if address and family == socket.AF_INET6:
                 continue

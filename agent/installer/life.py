@@ -46,6 +46,8 @@ def is_active(unit):
 def start(units, restart=()):
     """Start what does not run; restart what was changed. True if anything was to do."""
     changed = False
+    if restart:
+        call("systemctl", "daemon-reload")  # also of a unit that a killed run wrote, and no more
     for unit in units:
         if unit in restart or not is_active(unit):
             call("systemctl", "reset-failed", unit, check=False)

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -28,21 +27,21 @@ from agent.installer.model import (
     AGENT_UNIT,
     AGENT_YAML,
     CONFIG,
-    CURRENT,
     ENVOY_UNIT,
-    ENVOYS,
     HOME,
-    HOST_UNIT,
     OPT,
+    SHARED,
+    UNIT_FOLDER,
     InstallError,
     Options,
 )
 from agent.installer.offer import choose, read_manifest
 from agent.installer.preflight import early_faults, faults, notes
 from agent.installer.record import Made
-from agent.installer.source import FolderSource, RemoteSource, is_whole
-from agent.installer.steps import parse_service, removal, stale, things
-from agent.installer.system import build_venv, call, is_kept, is_there, make, place_envoy, take_away
+from agent.installer.source import FolderSource, RemoteSource
+from agent.installer.steps import parse_service, removal, things
+from agent.installer.system import call, hooks, left_in, take_away, take_hook
+from agent.installer.work import Work, say
 
 READY_SECONDS = 60
 DRAIN_SECONDS = 15
@@ -74,6 +73,10 @@ def parse(arguments):
         default="",
         help="where other hosts reach it, also on a machine in front (NAT); default: by the way to the control plane",
     )
+    parser.add_argument(
+        "--bind", default="", help="where Envoy listens here; default: at the address, or everywhere behind NAT"
+    )
+    parser.add_argument("--gateway", action="store_true", help="it passes calls between clusters, as in the token")
     parser.add_argument("--identity", action="append", default=[], metavar="NAMESPACE/ACCOUNT", help="as in the token")
     parser.add_argument(
         "--service", action="append", default=[], metavar="[NAMESPACE/]NAME:PORT[:PROTOCOL]|FILE",
@@ -99,9 +102,18 @@ def parse(arguments):
             )
         if not given.upgrade and not re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given.node):
             parser.error("--node is the host's name in the mesh: a DNS label, as in the token")
+        for name in lacking(given):
+            parser.error("--settings: " + name + " is not in the file, which is all of agent.yaml: write it there")
         if given.dist and not given.upgrade and not given.controlplane:
             parser.error("--controlplane URL is needed with --dist: where the host joins")
     return given
+
+
+def lacking(given):
+    """What the line says, and a file of settings does not."""
+    text = given.settings.read_text(encoding="utf-8") if given.settings and given.settings.is_file() else ""
+    said = [name for name, value in (("gateway", given.gateway), ("bind", given.bind)) if value and given.settings]
+    return [name for name in said if not re.search("^" + name + ":", text, re.MULTILINE)]
 
 
 def options_of(given):
@@ -114,6 +126,8 @@ def options_of(given):
     return Options(
         node=given.node,
         address=given.address,
+        bind=given.bind,
+        gateway=given.gateway,
         controlplanes=tuple(given.controlplane or [given.url]),
         identities=tuple(given.identity),
         services=tuple(services),
@@ -151,10 +165,6 @@ def failed(words):
     return 1
 
 
-def say(words):
-    print(words, flush=True)
-
-
 @contextmanager
 def alone():
     """Two at a time would not see each other's steps."""
@@ -185,7 +195,7 @@ def read_token_text(name):
 
 def look_around(given, options, made):
     """Facts, what is offered, and where it comes from. Every fault is told at once."""
-    facts = gather(made, options.controlplanes[0] if options.controlplanes else "", options.address)
+    facts = gather(made, options.controlplanes[0] if options.controlplanes else "", options)
     if early_faults(facts):
         raise InstallError(told(early_faults(facts)))
     token, offer, source = "", None, None
@@ -235,6 +245,7 @@ def install(given):
         work.changes += 1
     if work.new_envoy and hand_over_envoy():
         say("Envoy hands over to " + offer.envoy.version)
+    work.done()
     found = wait_ready(READY_SECONDS)
     if options.upgrade:
         work.tidy()
@@ -249,95 +260,6 @@ def check_version(options, made, offer):
             "Holdfast " + made.facts.get("version", "") + " is installed here from another folder; this one has "
             + offer.version + ". Say --upgrade to change to it (nothing was changed)"
         )  # fmt: skip
-
-
-class Work:
-    """Makes what is not there yet, and counts it."""
-
-    def __init__(self, made, source, offer):
-        self.made, self.source, self.offer = made, source, offer
-        self.downloads = Path(HOME) / "downloads"
-        self.changes = 0
-        self.restarts: set = set()
-        self.new_envoy = False
-        """Another Envoy than the one that runs is in place."""
-
-    def unit_texts(self):
-        """Small, and needed to see whether anything is to do."""
-        return [(item.name, self.fetched(item, Path(HOME) / item.name).read_text("utf-8")) for item in self.offer.units]
-
-    def fetched(self, item, target):
-        if not is_whole(item, target):
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            self.source.fetch(item, target)
-        return target
-
-    def run(self, wanted):
-        self.fetched(self.offer.script, Path(HOME) / "install.py")
-        self.made.tell(stamp=self.offer.sha256)
-        for number, thing in enumerate(wanted, 1):
-            known = self.made.things.get(thing.key)
-            if is_there(thing, known):
-                if is_kept(thing, known):
-                    say("note: " + thing.name + " was there or was edited; it is left as it is")
-                continue
-            self.changes += 1
-            say("[" + str(number) + "/" + str(len(wanted)) + "] " + words_for(thing))
-            self.one(thing)
-
-    def one(self, thing):
-        if thing.kind == "file":
-            self.made.note(thing.key, sha256=hashlib.sha256(thing.text.encode()).hexdigest())
-            self.restarts |= {AGENT_UNIT}
-        elif thing.kind in {"user", "folder"} and is_foreign(thing, self.made):
-            pass  # it was here before: it is made fit, and stays when the rest goes
-        else:
-            self.made.note(thing.key)
-        if thing.kind == "tree" and thing.name.startswith(ENVOYS + "/"):
-            place_envoy(thing, lambda target: self.fetched(self.offer.envoy, target))
-        elif thing.kind == "tree":
-            wheels = self.downloads / "wheels"
-            self.downloads.mkdir(mode=0o700, exist_ok=True)
-            for item in self.offer.wheels:
-                self.fetched(item, wheels / Path(item.path).name)
-            build_venv(thing, wheels)
-        else:
-            if thing.kind == "link" and Path(thing.name).is_symlink():
-                before = os.readlink(thing.name)
-                self.made.tell(**{"previous " + thing.name: before})
-                self.new_envoy = self.new_envoy or thing.name.startswith(ENVOYS)
-            make(thing)
-        self.restarts |= affected(thing)
-
-    def tidy(self):
-        """The version before the one in use is kept, to go back to; older ones go."""
-        links = (CURRENT, ENVOYS + "/current")
-        current = [str(Path(link).parent / os.readlink(link)) for link in links]
-        previous = [str(Path(link).parent / self.made.facts.get("previous " + link, "-")) for link in links]
-        for key in stale(self.made.things, current, previous):
-            say("removing " + key.split(" ", 1)[1])
-            take_away("tree", key.split(" ", 1)[1])
-            self.made.forget(key)
-
-
-def is_foreign(thing, made):
-    """Was it here before the installation?"""
-    if thing.key in made.things:
-        return False
-    return Path(thing.name).is_dir() if thing.kind == "folder" else is_there(thing, None)
-
-
-def affected(thing):
-    """Units that have to be started anew because of it. Envoy's is not: it is told, and goes on."""
-    if thing.kind == "unit":
-        return {Path(thing.name).name} - {ENVOY_UNIT}
-    return {AGENT_UNIT, HOST_UNIT} if thing.name == CURRENT else set()
-
-
-def words_for(thing):
-    if thing.kind == "tree":
-        return ("Envoy in " if thing.name.startswith(ENVOYS + "/") else "agent in ") + thing.name
-    return thing.kind + " " + thing.name
 
 
 def report(found, offer, changes, seconds):
@@ -381,9 +303,16 @@ def remove(given):
     words = clean_names()
     if words:
         say("note: names were not cleaned: " + words)
+    for path in hooks(UNIT_FOLDER):
+        say("removing drop-in " + str(path))
+        take_hook(path)
     for kind, name in removal(made.things, keep_config=given.keep_config):
-        say("removing " + kind + " " + name)
-        take_away(kind, name)
+        others = left_in(name) if name in SHARED else []
+        if others:
+            say("note: " + name + " stays, with what the installer did not make: " + ", ".join(others))
+        else:
+            say("removing " + kind + " " + name)
+            take_away(kind, name)
         made.forget(kind + " " + name)
     call("systemctl", "daemon-reload")
     for place in ("/run/holdfast", "/run/holdfast-envoy", "/run/holdfast-host"):

@@ -11,6 +11,8 @@ CURRENT = OPT + "/current"
 ENVOYS = OPT + "/envoy"
 CONFIG = "/etc/holdfast"
 AGENT_YAML = CONFIG + "/agent.yaml"
+SHARED = (OPT, CONFIG)
+"""Where other parts of Holdfast (a member of etcd, say) may have come to live since; they are not ours to remove."""
 DATA = "/var/lib/holdfast"
 LOGS = "/var/log/holdfast"
 UNIT_FOLDER = "/etc/systemd/system"
@@ -45,6 +47,10 @@ class Options:
 
     node: str = ""
     address: str = ""
+    bind: str = ""
+    """Where Envoy listens here; empty: at the address, or, where that is another machine's, everywhere."""
+    gateway: bool = False
+    """It passes connections between clusters."""
     controlplanes: tuple = ()
     identities: tuple = ()
     services: tuple = ()
@@ -87,6 +93,8 @@ class Facts:
     """By which this host reaches the control plane."""
     elsewhere: bool = False
     """The address that the operator names is none of this host's: a machine in front forwards to it (NAT)."""
+    unbindable: bool = False
+    """Nothing can listen at the address that the operator says it shall."""
 
 
 @dataclass(frozen=True)

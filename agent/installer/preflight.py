@@ -37,6 +37,8 @@ def faults(facts, options, offer):
     if facts.skew is not None and abs(facts.skew) > MAX_SKEW:
         found.append(skew_fault(facts.skew))
     found += ["port " + port + " is taken by another program (see: ss -ltnp)" for port in facts.taken]
+    if facts.unbindable:
+        found.append("--bind " + options.bind + " is not an address of this host, so Envoy cannot listen there")
     unit = UNIT_FOLDER + "/" + AGENT_UNIT
     foreign = [path for path in (unit, CURRENT) if path in facts.there and "file " + path not in facts.recorded]
     foreign = [

@@ -52,10 +52,12 @@ def things(options, offer, unit_texts, facts):
 
 def agent_yaml(options, address, *, elsewhere=False):
     """JSON's strings are YAML's. Behind NAT Envoy listens at all of the host's addresses: `address` is none."""
+    bind = options.bind or (("::" if ":" in address else "0.0.0.0") if elsewhere else "")
     lines = [
         "node: " + json.dumps(options.node),
         "address: " + json.dumps(address),
-        *(["bind: " + json.dumps("::" if ":" in address else "0.0.0.0")] if elsewhere else []),
+        *(["bind: " + json.dumps(bind)] if bind else []),
+        *(["gateway: {}"] if options.gateway else []),
         "controlplanes: " + json.dumps(list(options.controlplanes)),
     ]
     return HEAD + "\n".join(lines) + "\n"

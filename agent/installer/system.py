@@ -16,6 +16,8 @@ from agent.installer.model import NAME, InstallError
 from agent.installer.record import durable
 
 STAMP = ".holdfast-whole"
+HOOK = "# By `holdfast-agent service hook "
+"""A line of such a drop-in (agent/unithook.py)."""
 SECONDS_FOR_A_COMMAND = 300
 PASSWORD_FILES = ("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-")
 
@@ -184,6 +186,32 @@ def take_away(kind, name):
         shutil.rmtree(path.with_name(path.name + ".d"), ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def left_in(folder):
+    """Names of what is still there, but for what a killed run left of a file that it was about to replace."""
+    path = Path(folder)
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return sorted(name for name in names if not (name.startswith(".") and name.endswith(".new")))
+
+
+def hooks(folder):
+    """Drop-ins of other units that `holdfast-agent service hook --write` has written into this folder."""
+    there = sorted(Path(folder).glob("*.service.d/holdfast.conf"))
+    return [path for path in there if HOOK in path.read_text(encoding="utf-8", errors="replace")]
+
+
+def take_hook(path):
+    path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def keep_only(folder, names):
+    """Nothing else: a run that was killed may have left files of another version."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in names and path.name.removeprefix(".").removesuffix(".part") not in names:
+            path.unlink()
 
 
 def is_enabled(unit):

@@ -35,9 +35,13 @@ def line(
     node: str,
     services: Sequence[str] = (),
     identities: Sequence[str] = (),
+    gateway: bool = False,
+    address: str = "",
+    bind: str = "",
 ) -> str:
     """For a shell, as root."""
-    options = ["--node", node]
+    options = ["--node", node, *(["--gateway"] if gateway else [])]
+    options += [word for name, value in (("--address", address), ("--bind", bind)) if value for word in (name, value)]
     options += [word for identity in identities for word in ("--identity", identity)]
     options += [word for service in services for word in ("--service", service)]
     return f"echo {token} | python3 -c '{FETCH}' {shlex.join([url, manifest_sha256, *options])}"

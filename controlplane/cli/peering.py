@@ -172,6 +172,7 @@ def described(peer: Mapping[str, Any]) -> list[str]:
         "trust bundle   " + (f"sequence {bundle['sequence']}, {bundle['roots']} roots" if bundle else "NOT KNOWN"),
         f"imported       {peer['imported']} services, {peer['endpoints']} endpoints, {peer['refused']} refused",
         f"exported       {peer['exported']} services, {serving['sessions']} sessions at {serving['replica']}",
+        f"networks       {', '.join(spec.get('networks') or []) or 'any'}",
         f"reached by     {'its gateways' if spec.get('exposes', 'Gateway') == 'Gateway' else 'each instance of ours'}",
     ]
     lines += [f"  imports      {name}" for name in peer["services"][:50]]

@@ -1,6 +1,7 @@
 """`holdfast token`."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -35,6 +36,8 @@ def token() -> None:
     metavar="NAME:PORT[:PROTOCOL]",
     help="The line: a local service to register.",
 )
+@click.option("--address", default="", help="The line: where other hosts reach it, if it cannot tell by itself (NAT).")
+@click.option("--bind", default="", help="The line: where its Envoy listens, if not at that address.")
 @click.option("--line", "only_line", is_flag=True, help="Print the line for a bare host, and nothing else.")
 @output("table", "json", "yaml")
 @connected
@@ -46,6 +49,8 @@ def create(
     ttl: str,
     out: str,
     services: tuple[str, ...],
+    address: str,
+    bind: str,
     only_line: bool,
     form: str,
     flags: Flags,
@@ -63,18 +68,14 @@ def create(
       holdfast token create web-1 -i shop/web --service web:8080:http --line | ssh root@web-1 sh
       holdfast token create gate-1 --gate --ttl 15m --out gate-1.token
       holdfast token create gw-1 --gateway --out gw-1.token
+      holdfast token create gw-1 --gateway --address 203.0.113.9 --bind 10.0.0.9 --line | ssh root@gw-1 sh
     """
     from controlplane.cli.client import Api
     from controlplane.cli.errors import CliError
     from controlplane.cli.output import emit, say, talk
     from controlplane.cli.paste import line
 
-    for identity in identities:
-        if not re.fullmatch(r"[^/]+/[^/]+", identity):
-            raise click.BadParameter(f"{identity!r} is not <namespace>/<service account>", param_hint="--identity")
-    for service in services:
-        if not re.fullmatch(r"([a-z0-9-]+/)?[a-z0-9-]+:[0-9]{1,5}(:[a-z0-9]+)?", service):
-            raise click.BadParameter(f"{service!r} is not [namespace/]name:port[:protocol]", param_hint="--service")
+    _check(identities, services, {"--address": address, "--bind": bind})
     body = {
         "node": node,
         "identities": list(identities),
@@ -94,6 +95,9 @@ def create(
             node=node,
             services=services,
             identities=identities,
+            gateway=gateway,
+            address=address,
+            bind=bind,
         )
     if only_line:
         if "line" not in answer:
@@ -112,3 +116,18 @@ def create(
         say("  holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN")
         if "line" in answer:
             say(f"or, on a bare host with Python and nothing else, as root, this one line:\n\n{answer['line']}\n")
+
+
+def _check(identities: Sequence[str], services: Sequence[str], addresses: Mapping[str, str]) -> None:
+    """What the control plane would refuse, or only the host would see."""
+    from mesh.model.checks import address_fault
+
+    for identity in identities:
+        if not re.fullmatch(r"[^/]+/[^/]+", identity):
+            raise click.BadParameter(f"{identity!r} is not <namespace>/<service account>", param_hint="--identity")
+    for service in services:
+        if not re.fullmatch(r"([a-z0-9-]+/)?[a-z0-9-]+:[0-9]{1,5}(:[a-z0-9]+)?", service):
+            raise click.BadParameter(f"{service!r} is not [namespace/]name:port[:protocol]", param_hint="--service")
+    for option, address in addresses.items():
+        if address and (fault := address_fault(address)):
+            raise click.BadParameter(fault, param_hint=option)

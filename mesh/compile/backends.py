@@ -24,6 +24,7 @@ from mesh.model import (
 from mesh.model.checks import label_fault
 from mesh.model.peering import ANY
 from mesh.model.policyfit import aimed_at, unfit
+from mesh.model.reach import Reach
 
 Note = Callable[[Ref | None, str, str], None]
 """Takes a problem: object, path, reason."""
@@ -39,6 +40,12 @@ def through_gateway(attached: Attached, peer: str) -> bool:
     """Do callers here dial gateways of this cluster?"""
     peering = attached.peering(peer)
     return peering is not None and peering.spec.through == "Gateway"
+
+
+def reach_of(attached: Attached, local: NodeLocal, peer: str) -> Reach | None:
+    """What a peer's endpoints may name to this host; None: it is no peer's."""
+    peering = attached.peering(peer) if peer else None
+    return Reach(frozenset({local.address, local.bind}), peering.spec.networks) if peering else None
 
 
 def reach(attached: Attached, ref: ServiceRef) -> Iterator[ServiceRef]:
@@ -127,6 +134,7 @@ class Backends:
             labels=tuple(sorted(subset.labels.items())) if subset else (),
             spread=spread(policy, self._local.locality),
             via=self._via(target.service),
+            reach=reach_of(self._attached, self._local, target.service.peer),
             # Labels of instances are not told to other clusters, so a subset is of this one.
             beyond=() if subset else tuple(self._beyond(target)),
         )
@@ -147,7 +155,8 @@ class Backends:
                 self._note(service.ref if service else None, "spec.clusters", fault)
                 continue
             there = Target(ref, target.port)
-            yield Part(there, accounts=self._accounts(there), far=True, via=self._via(ref))
+            may = reach_of(self._attached, self._local, peer)
+            yield Part(there, accounts=self._accounts(there), far=True, via=self._via(ref), reach=may)
         for peer in service.spec.clusters if service else ():
             if peer != ANY and peer not in self._attached.peers():
                 self._note(service.ref if service else None, "spec.clusters", f"there is no Peering {peer}")

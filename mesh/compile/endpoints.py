@@ -130,6 +130,8 @@ def _of_one(part: Part, spread: Spread | None, known: Knows) -> list[Member]:
         (name, e)
         for name, e in known(part.target.service)
         if port in e.spec.ports
+        # Also what was taken when another rule held, or by an older control plane.
+        and (part.reach is None or not part.reach.fault(e.spec.address))
         and (not labels or labels <= e.metadata.labels.items())
         and (spread is None or spread.allows(e.spec.locality))
     )

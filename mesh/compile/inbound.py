@@ -19,6 +19,7 @@ from mesh.compile import access, http, limits, names, tls
 from mesh.compile.parts import (
     access_log,
     handshake_fields,
+    host_address,
     http1_upstream,
     http2_upstream,
     log_fields,
@@ -26,7 +27,6 @@ from mesh.compile.parts import (
     set_http,
     socket_options,
     static_cluster,
-    tcp_address,
     tls_inspector,
 )
 from mesh.compile.view import Frame, Inbound
@@ -53,7 +53,7 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
     """All chains whose certificate is held. Never without a chain: Envoy refuses such a listener."""
     return pb.Listener(
         name=names.INBOUND_LISTENER,
-        address=_place(frame),
+        address=host_address(frame.address, frame.mtls_port),
         traffic_direction=pb.TrafficDirection.INBOUND,
         listener_filters=[tls_inspector()],
         listener_filters_timeout=pb.duration(HANDSHAKE_SECONDS),
@@ -62,12 +62,6 @@ def listener(frame: Frame, ports: tuple[Inbound, ...]) -> pb.Listener:
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
         socket_options=socket_options(),
     )
-
-
-def _place(frame: Frame) -> pb.Address:
-    found = tcp_address(frame.address, frame.mtls_port)
-    found.socket_address.ipv4_compat = frame.address == "::"
-    return found
 
 
 def _chain(frame: Frame, port: Inbound) -> pb.FilterChain:

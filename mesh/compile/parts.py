@@ -44,6 +44,13 @@ def tcp_address(address: str, port: int) -> pb.Address:
     return pb.Address(socket_address=pb.SocketAddress(address=address, port_value=port))
 
 
+def host_address(address: str, port: int) -> pb.Address:
+    """Where other hosts reach this one: `::` is for both families."""
+    found = tcp_address(address, port)
+    found.socket_address.ipv4_compat = address == "::"
+    return found
+
+
 def listen_address(listen: str, mode: int = 0o660) -> pb.Address:
     """From `<address>:<port>` or `unix:<path>`, checked before."""
     if listen.startswith("unix:"):

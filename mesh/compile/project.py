@@ -105,7 +105,7 @@ class _Projection:
             roots_source=source,
             others=tuple(self._others()),
             gate=gate,
-            gateway=gateway(local.gateway, self._world.objects, self._note) if local.gateway else None,
+            gateway=gateway(local.gateway, local, self._world.objects, self._note) if local.gateway else None,
             problems=tuple(dict.fromkeys(self._problems)),
         )
 

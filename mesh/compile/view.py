@@ -33,6 +33,7 @@ from mesh.model.policyspec import (
     RetryBudget,
     TcpKeepalive,
 )
+from mesh.model.reach import Reach
 
 Endpoints = Mapping[str, Endpoint]
 
@@ -104,6 +105,8 @@ class Part:
     """It is in another part's `beyond`."""
     via: ServiceRef | None = None
     """Whose endpoints are dialled instead: local gateways, which know those of the target."""
+    reach: Reach | None = None
+    """Of a peer's: what its endpoints' addresses may be."""
 
     @property
     def socket(self) -> str:
@@ -275,6 +278,8 @@ class Passage:
 
     assignment: Assignment
     sources: frozenset[Ref]
+    peers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Of what is exported: peers that may call it, and their networks, as far as these are known."""
 
     @property
     def target(self) -> Target:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from mesh.model.base import Frozen, Metadata, ServiceRef, Violation
 from mesh.model.checks import at, number_fault, port_fault
 from mesh.model.instance import Health, Instance, InstancePort, InstanceSpec
+from mesh.model.reach import PRIVATE, networks_faults
 from mesh.model.service import Service, ServicePort, ServiceSpec
 
 GATEWAY = ServiceRef("holdfast-system", "gateway")
@@ -29,11 +30,17 @@ class GatewaySpec(Frozen, frozen=True, kw_only=True):
     port: int = GATEWAY_PORT
     """On the host's address."""
     connections_per_service: int = 16_384
-    """Open at once, to one port of one Service."""
+    """Open at once, to one port of one Service: from each peer whose Peering names its networks, and from all others
+    together."""
+    source_ranges: tuple[str, ...] = PRIVATE
+    """From where callers of this cluster come, who are passed on to peers (`through: Gateway`)."""
 
     def check(self, where: str) -> Iterator[Violation]:
         yield from at(f"{where}.port", port_fault(self.port))
         yield from at(f"{where}.connectionsPerService", number_fault(self.connections_per_service, 1, 1_000_000))
+        if not self.source_ranges:
+            yield Violation(path=f"{where}.sourceRanges", reason="is empty: leave it out, or name networks of callers")
+        yield from networks_faults(f"{where}.sourceRanges", self.source_ranges)
 
 
 def gateway_instance(node: str, address: str, spec: GatewaySpec, health: Health, locality: str = "") -> Instance:

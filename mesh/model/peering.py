@@ -20,6 +20,7 @@ from mesh.model.checks import (
 )
 from mesh.model.core import MeshConfig
 from mesh.model.duration import duration_fault
+from mesh.model.reach import networks_faults
 from mesh.model.service import Service, ServicePort
 
 ANY = "*"
@@ -41,6 +42,9 @@ class PeeringSpec(Frozen, frozen=True, kw_only=True):
     remove_after: str = ""
     """A duration: what was imported is removed once the peer has been lost so long. Empty: never."""
     max_services: int = MAX_IMPORTED
+    networks: tuple[str, ...] = ()
+    """Those that the peer's gateways and hosts are in, as seen from here (`198.51.100.0/24`). What it names elsewhere
+    is refused, and at our gateways connections from them are counted by themselves. Empty: it may be anywhere."""
 
 
 class Peering(Object, frozen=True, kw_only=True):
@@ -67,6 +71,17 @@ class Peering(Object, frozen=True, kw_only=True):
         if spec.remove_after:
             yield from at("spec.removeAfter", duration_fault(spec.remove_after, 1.0))
         yield from at("spec.maxServices", number_fault(spec.max_services, 0, 100_000))
+        yield from networks_faults("spec.networks", spec.networks)
+        yield from self._taken(existing)
+
+    def _taken(self, existing: Mapping[Ref, Object]) -> Iterator[Violation]:
+        """Of a connection from a network it must be clear which peer's it is."""
+        own = {network: index for index, network in enumerate(self.spec.networks)}
+        for other in existing.values():
+            if isinstance(other, Peering) and other.ref != self.ref:
+                for network in own.keys() & set(other.spec.networks):
+                    reason = f"Peering {other.metadata.name} has it already"
+                    yield Violation(path=f"spec.networks[{own[network]}]", reason=reason)
 
 
 class ExportPolicySpec(Frozen, frozen=True, kw_only=True):

@@ -65,7 +65,8 @@ class Side:
         assert status == 200, told
         assert not told.get("refused"), told
 
-    async def gateway(self, name="gw1", address="10.9.9.9"):
+    async def gateway(self, name="gw1"):
+        address = "10.9.9.9" if self.name == "east" else "10.9.9.8"
         host = self.hosts[name] = await self.fleet.join(self.alive(), name, address, roles=["agent", "gateway"])
         body = {"instances": [gateway_document(name, address)]}
         status, told = await self.call("POST", "/v1/register", body, node=host)

@@ -15,8 +15,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.integration.traffic.policies import answered, connected, policy, stat, took
 from tests.integration.traffic.rig import INSTANCES, Rig
-from tests.integration.traffic.test_policy_connections import answered, connected, policy, stat, took
 from tests.integration.traffic.test_policy_requests import call, timed
 from tests.support.waiting import eventually
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from mesh.model import Endpoint
+from tests.integration.traffic.policies import answered, policy, route, stat, took
 from tests.integration.traffic.rig import INSTANCES, Rig
 from tests.support.meshes import endpoint
 from tests.support.waiting import eventually
@@ -19,47 +20,12 @@ pytestmark = pytest.mark.real
 KEYS = 500
 """Of ten endpoints' keys a tenth moves, give or take 1.3 %: over 85 % is three and a half times that away."""
 
-CLUSTER = r"^cluster\.outbound\|80\|api\.shop\|shop/web\."
-
 
 @pytest.fixture(autouse=True)
 def fresh(mesh: Rig) -> Iterator[None]:
     mesh.fresh()
     yield
     mesh.fresh()
-
-
-def policy(spec: str, target: str = "api") -> str:
-    return f"""
----
-apiVersion: holdfast.dev/v1
-kind: TrafficPolicy
-metadata: {{name: {target}, namespace: shop}}
-spec:
-  target: {{service: {target}}}
-  {spec}
-"""
-
-
-def route(backends: str, more: str = "", kind: str = "HTTPRoute", port: int = 80) -> str:
-    return f"""
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: {kind}
-metadata: {{name: r, namespace: shop}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: api, port: {port}}}]
-  rules: [{{backendRefs: [{backends}]{more}}}]
-"""
-
-
-def answered(mesh: Rig, count: int = 60) -> Counter[str]:
-    """Which instance answered how often; other answers by their status."""
-    return Counter(r.by or str(r.status) for r in (mesh.get() for _ in range(count)))
-
-
-def stat(mesh: Rig, name: str) -> int:
-    return sum(mesh.stats(f"{CLUSTER}{name}$").values())
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -358,94 +324,3 @@ def test_retries_stay_within_their_budget(mesh: Rig):
     assert tries("\n  retries: {budget: {percent: 0, minConcurrent: 0}}") == 10
     assert stat(mesh, "upstream_rq_retry_overflow") >= 10
     assert 10 < tries("\n  retries: {budget: {percent: 0, minConcurrent: 1}}") < 40
-
-
-# --- subsets ---------------------------------------------------------------------------------------------------------
-
-SUBSETS = policy("subsets: [{name: one, labels: {version: v1}}, {name: two, labels: {version: v2, app: api}}]")
-
-
-def subset(name: str, port: int = 80, weight: int = 1) -> str:
-    return f"{{group: holdfast.dev, kind: ServiceSubset, name: api.{name}, port: {port}, weight: {weight}}}"
-
-
-def test_a_route_names_some_of_a_services_instances(mesh: Rig):
-    mesh.objects(SUBSETS + route(subset("one")))
-    assert answered(mesh).keys() == {"v1"}
-    mesh.objects(SUBSETS + route(f"{subset('one', weight=9)}, {subset('two')}"))
-    counts = answered(mesh, 300)
-    assert counts.keys() == {"v1", "v2"}
-    assert 0.8 <= counts["v1"] / 300 <= 0.98
-    mesh.objects(SUBSETS + route(f"{subset('gone')}, {subset('two')}"))
-    assert answered(mesh).keys() == {"500", "v2"}
-    mesh.objects(route(subset("one")))
-    reply = mesh.get()
-    assert (reply.status, b"has a subset 'one'" in reply.body) == (500, True)
-
-
-async def _connect(mesh: Rig, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-    """A connection of TCP to `api`, and who took it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.tcp, local_addr=(source, 0))
-    async with asyncio.timeout(10):
-        return reader, writer, (await reader.readline()).decode().strip()
-
-
-@contextlib.asynccontextmanager
-async def connected(mesh: Rig, source: str = "127.0.0.1") -> AsyncIterator[str]:
-    _, writer, name = await _connect(mesh, source)
-    try:
-        yield name
-    finally:
-        writer.close()
-
-
-def took(mesh: Rig, *sources: str) -> Counter[str]:
-    """Who took connections from these addresses."""
-
-    async def each() -> Counter[str]:
-        found: Counter[str] = Counter()
-        for source in sources:
-            async with connected(mesh, source) as name:
-                found[name] += 1
-        return found
-
-    return mesh.background.call(each())
-
-
-def test_connections_are_shared_out_among_subsets(mesh: Rig):
-    mesh.objects(SUBSETS + route(f"{subset('one', 5432, 3)}, {subset('two', 5432)}", kind="TCPRoute", port=5432))
-    counts = took(mesh, *["127.0.0.1"] * 120)
-    assert counts.keys() == {"v1", "v2"}
-    assert 0.6 <= counts["v1"] / 120 <= 0.9
-
-
-# --- TCP -------------------------------------------------------------------------------------------------------------
-
-
-def test_connections_are_hashed_by_their_source_and_no_open_one_is_touched(mesh: Rig):
-    reader, writer, first = mesh.background.call(_connect(mesh))
-    mesh.objects(policy("loadBalancing: {algorithm: RingHash, hash: [{source: true}]}"))
-    assert len(took(mesh, *["127.0.0.1"] * 20)) == 1
-    assert len(took(mesh, *(f"127.0.0.{100 + n}" for n in range(40)))) == 3
-
-    async def echoed() -> bytes:
-        writer.write(b"still here\n")
-        async with asyncio.timeout(5):
-            return await reader.readline()
-
-    assert (first in INSTANCES, mesh.background.call(echoed())) == (True, b"still here\n")
-    mesh.background.loop.call_soon_threadsafe(writer.close)
-
-
-def test_a_connection_on_which_nothing_moves_is_ended(mesh: Rig):
-    mesh.objects(policy("timeouts: {idle: 1s}"))
-    reader, writer, _ = mesh.background.call(_connect(mesh))
-
-    async def ended() -> bytes:
-        async with asyncio.timeout(10):
-            return await reader.read()
-
-    assert mesh.background.call(ended()) == b""
-    mesh.background.loop.call_soon_threadsafe(writer.close)
-    assert mesh.get().status == 200
-    eventually(lambda: stat(mesh, "upstream_cx_active") == 0, what="those between proxies are ended, too")

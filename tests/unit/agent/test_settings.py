@@ -56,3 +56,18 @@ def test_what_is_no_settings_file_is_refused_with_its_name(tmp_path, text):
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(SettingsError, match="--config"):
         load(tmp_path / "none.yaml")
+
+
+def test_a_file_can_be_checked_before_it_takes_the_place_of_the_one_in_use(tmp_path):
+    from click.testing import CliRunner
+
+    from agent.cli import main
+
+    path = tmp_path / "new.yaml"
+    path.write_text("node: web-1\naddress: 10.0.0.7\ncontrolplanes: ['https://10.0.0.1:8443']\n")
+    done = CliRunner().invoke(main, ["check", str(path)])
+    assert (done.exit_code, done.output) == (0, f"{path} is fine\n")
+    path.write_text(path.read_text() + "capture: {outbond: {}}\n")
+    done = CliRunner().invoke(main, ["check", str(path)])
+    assert done.exit_code == 1
+    assert "capture.outbond" in done.output

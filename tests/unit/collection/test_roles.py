@@ -25,9 +25,14 @@ all:
     holdfast_etcd: {hosts: {cp-1: , cp-2: }}
     holdfast_openbao: {hosts: {cp-1: }}
     holdfast_controlplane:
-      hosts: {cp-1: {ansible_host: 10.0.0.1}, cp-2: {ansible_host: 10.0.0.2}}
+      hosts: {cp-1: {ansible_host: 10.0.0.1}, cp-2: {ansible_host: "2001:db8::2"}}
     holdfast_agent:
       hosts:
+        gw-1:
+          ansible_host: "2001:db8::9"
+          holdfast_bind: "10.0.0.4"
+          holdfast_gateway: true
+          holdfast_agent_settings: {gateway: {sourceRanges: [10.0.0.0/24]}}
         web-1:
           ansible_host: 10.0.0.3
           holdfast_services:
@@ -47,8 +52,10 @@ PLAY = f"""
   tasks:
   - ansible.builtin.include_vars: {ROLES}/{{{{ item }}}}.yml
     loop: [common/defaults/main, common/vars/main, controlplane/defaults/main, controlplane/vars/main, agent/vars/main]
-  - ansible.builtin.set_fact: {{holdfast_capture: {{}}, holdfast_agent_settings: {{}}, holdfast_services: []}}
-    when: inventory_hostname != 'web-1'
+  - ansible.builtin.include_vars: {{file: {ROLES}/agent/defaults/main.yml, name: agent_defaults}}
+  - ansible.builtin.set_fact: {{"{{{{ item.key }}}}": "{{{{ item.value }}}}"}}
+    loop: "{{{{ agent_defaults | dict2items }}}}"
+    when: hostvars[inventory_hostname][item.key] is not defined
   - ansible.builtin.file: {{path: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d", state: directory}}
   - ansible.builtin.template:
       src: {ROLES}/{{{{ item }}}}.j2
@@ -61,6 +68,9 @@ PLAY = f"""
   - ansible.builtin.copy:
       content: "{{{{ __agent_identities | to_json }}}}"
       dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/identities"
+  - ansible.builtin.copy:
+      content: "{{{{ __agent_roles | to_json }}}}"
+      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/roles"
 """
 
 
@@ -77,12 +87,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_control_plane_node_can_be_run_with_what_is_written_for_it(written: Path):
-    for name, address in (("cp-1", "10.0.0.1"), ("cp-2", "10.0.0.2")):
+    for name, address in (("cp-1", "10.0.0.1"), ("cp-2", "[2001:db8::2]")):
         found = plane_settings.load(written / name / "controlplane.yaml")
         assert (found.replica, found.listen, found.advertise) == (name, f"{address}:8443", f"https://{address}:8443")
-        assert found.etcd.endpoints == ("10.0.0.1:2379", "10.0.0.2:2379")
-        assert found.gates == ("10.0.0.1:15379", "10.0.0.2:15379")
-        assert found.controlplanes == ("https://10.0.0.1:8443", "https://10.0.0.2:8443")
+        assert found.etcd.endpoints == ("10.0.0.1:2379", "[2001:db8::2]:2379")
+        assert found.gates == ("10.0.0.1:15379", "[2001:db8::2]:15379")
+        assert found.controlplanes == ("https://10.0.0.1:8443", "https://[2001:db8::2]:8443")
         # cp-2 has no OpenBao of its own.
         assert (found.signer.kind, found.signer.address) == ("vault", "https://10.0.0.1:8200")
 
@@ -91,14 +101,25 @@ def test_a_control_plane_node_can_be_run_with_what_is_written_for_it(written: Pa
 def test_an_agent_can_be_run_with_what_is_written_for_it(written: Path):
     gate = agent_settings.load(written / "cp-2/agent.yaml")
     assert gate.gate is not None
-    assert (gate.node, gate.gate.listen) == ("cp-2", "10.0.0.2:15379")
-    assert gate.gate.etcd == ("10.0.0.1:2379", "10.0.0.2:2379")
+    assert (gate.node, gate.gate.listen) == ("cp-2", "[2001:db8::2]:15379")
+    assert gate.gate.etcd == ("10.0.0.1:2379", "[2001:db8::2]:2379")
     host = agent_settings.load(written / "web-1/agent.yaml")
     assert host.gate is None
     assert (host.node, host.address, host.locality, host.envoy.concurrency) == ("web-1", "10.0.0.3", "eu/a", 2)
     assert host.capture.inbound is not None
     assert (host.capture.inbound.ports, host.capture.inbound.on_failure) == ((8080,), "closed")
-    assert host.gates == ("10.0.0.1:15379", "10.0.0.2:15379")
+    assert host.gates == ("10.0.0.1:15379", "[2001:db8::2]:15379")
+
+
+@pytest.mark.slow
+def test_a_gateway_can_be_run_with_what_is_written_for_it(written: Path):
+    host = agent_settings.load(written / "gw-1/agent.yaml")
+    assert (host.address, host.bind, host.listens_at) == ("2001:db8::9", "10.0.0.4", "10.0.0.4")
+    assert host.gateway is not None
+    assert (host.gateway.port, host.gateway.source_ranges) == (15444, ("10.0.0.0/24",))
+    assert agent_settings.load(written / "web-1/agent.yaml").gateway is None
+    roles = {name: yaml.safe_load((written / name / "roles").read_text()) for name in ("gw-1", "web-1", "cp-1")}
+    assert roles == {"gw-1": ["gateway"], "web-1": [], "cp-1": ["gate"]}
 
 
 @pytest.mark.slow

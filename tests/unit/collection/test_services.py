@@ -13,6 +13,8 @@ def test_services_that_no_other_host_would_serve(plugin):
         endpoint("api", "one", "other"),
         endpoint("ill", "one", health="unhealthy"),
     ]
-    assert only_here(endpoints, "one") == ["other/api", "shop/api"]
-    assert only_here(endpoints, "two") == []
-    assert only_here([], "one") == []
+    assert only_here(endpoints, ["one"]) == ["other/api", "shop/api"]
+    assert only_here(endpoints, ["two"]) == []
+    # Both at once: nobody would be left, though each of them alone may go.
+    assert only_here(endpoints, ["one", "two"]) == ["other/api", "shop/api", "shop/web"]
+    assert only_here([], ["one"]) == []

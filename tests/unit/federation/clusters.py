@@ -95,7 +95,12 @@ def gateway_document(node, address, health="healthy"):
     return msgspec.to_builtins(gateway_instance(node, address, GatewaySpec(), health))
 
 
-async def gateway(cp, node="gw1", address="10.9.9.9", health="healthy"):
+GATEWAY_AT = {"east": "10.9.9.9", "west": "10.9.9.8"}
+"""Whoever else there is has its own as well: what is an address of ours, no peer may be at."""
+
+
+async def gateway(cp, node="gw1", address="", health="healthy"):
+    address = address or GATEWAY_AT.get(cp.name, "10.9.9.7")
     await cp.add_node(node, address=address, roles=("agent", "gateway"))
     body = {"instances": [gateway_document(node, address, health)]}
     status, told = await cp.call("POST", "/v1/register", body, tls=cp.node_tls(node))

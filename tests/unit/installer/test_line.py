@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.installer.main import parse
 from controlplane.cli.paste import FETCH, line
 from tests.support.lying import certificate, server
 
@@ -114,6 +115,15 @@ def test_no_argument_of_any_process_holds_the_token(tmp_path: Path):
     python = shlex.split(after)
     assert python[:2] == ["python3", "-c"]
     assert not [word for word in python if TOKEN.split(".")[2] in word]
+
+
+def test_a_gateway_s_line_says_that_it_is_one_and_where_it_is():
+    text = line(
+        token=TOKEN, url="https://cp:8443", manifest_sha256="0" * 64, node="gw-1", gateway=True, address="2001:db8::9",
+        bind="::",
+    )  # fmt: skip
+    given = parse(shlex.split(text.split(" | ", 1)[1])[3:])
+    assert (given.node, given.gateway, given.address, given.bind) == ("gw-1", True, "2001:db8::9", "::")
 
 
 def test_odd_words_reach_the_installer_as_they_are(tmp_path: Path):

@@ -3,16 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import socket
 
 import pytest
 
-from agent.installer.facts import is_here
+from agent.installer.facts import is_here, taken
+from agent.installer.main import options_of, parse
 from agent.installer.model import Facts, InstallError, Options, Service
 from agent.installer.offer import choose, read_manifest
 from agent.installer.preflight import MAX_SKEW, early_faults, faults, notes
-from agent.installer.steps import parse_service, removal, stale, things
+from agent.installer.steps import agent_yaml, parse_service, removal, stale, things
 from agent.settings import Settings, check
 from mesh import codec
+from mesh.model import GatewaySpec
 
 UNITS = ("holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service")
 
@@ -113,6 +116,7 @@ FAULTS = {
     "ports": ({"taken": ("15443 (mTLS)",)}, "port 15443 (mTLS) is taken"),
     "foreign": ({"there": frozenset({"/etc/systemd/system/holdfast-agent.service"})}, "another installation"),
     "renamed": ({"node": "web-2"}, "says that this host is web-2, not web-1"),
+    "bind": ({"unbindable": True}, "is not an address of this host, so Envoy cannot listen there"),
     "disk": ({"free": {"/opt/holdfast": (1, 1 << 20), "/var/lib": (1, 1 << 20)}}, "1 MiB free"),
 }
 
@@ -264,6 +268,41 @@ def test_behind_nat_envoy_listens_at_all_addresses(address, elsewhere, listens_a
     assert check(settings) == ()
     assert (settings.address, settings.listens_at) == (address, listens_at)
     assert bool(settings.bind) == elsewhere
+
+
+def test_a_gateway_and_where_it_listens_are_in_its_settings():
+    options = dataclasses.replace(OPTIONS, address="203.0.113.9", bind="10.0.0.7", gateway=True)
+    found = things(options, offer(), [], dataclasses.replace(FACTS, elsewhere=True))
+    (text,) = [thing.text for thing in found if thing.name == "/etc/holdfast/agent.yaml"]
+    settings = codec.convert_strict(Settings, codec.load_yaml(text)[0])
+    assert isinstance(settings, Settings)
+    assert check(settings) == ()
+    assert (settings.address, settings.bind, settings.gateway) == ("203.0.113.9", "10.0.0.7", GatewaySpec())
+    assert "gateway" not in agent_yaml(OPTIONS, "10.0.0.7")
+
+
+def test_a_port_that_somebody_else_holds_is_named():
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        assert list(taken(((port, "", "gateway"),))) == [f"{port} (gateway)"]
+    assert list(taken(((port, "", "gateway"),))) == []
+
+
+def test_a_file_of_settings_says_what_the_line_says(capsys, tmp_path):
+    path = tmp_path / "agent.yaml"
+    path.write_text("node: gw-1\n")
+    common = ["--dist", ".", "--controlplane", "https://cp:8443", "--node", "gw-1"]
+    given = parse([*common, "--gateway", "--bind", "10.0.0.7"])
+    assert (options_of(given).gateway, options_of(given).bind) == (True, "10.0.0.7")
+    settings = ["--settings", str(path)]
+    for name, words in (("gateway", ["--gateway"]), ("bind", ["--bind", "10.0.0.7"])):
+        with pytest.raises(SystemExit):
+            parse([*common, *settings, *words])
+        assert f"{name} is not in the file" in capsys.readouterr().err
+    path.write_text("node: gw-1\nbind: 10.0.0.7\ngateway: {port: 16000}\n")
+    assert parse([*common, *settings, "--gateway", "--bind", "10.0.0.7"]).settings == path
 
 
 def test_the_host_knows_which_address_is_its_own():

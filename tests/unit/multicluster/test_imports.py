@@ -6,6 +6,7 @@ import pytest
 from mesh import keys
 from mesh.codec import changes
 from mesh.model import ServiceRef
+from mesh.model.reach import Reach
 from mesh.model.world import Upserted
 from multicluster import imports, wire
 from tests.unit.multicluster.pieces import EAST
@@ -171,3 +172,31 @@ def test_an_address_with_a_zone_is_refused(address):
     """Envoy would refuse the whole assignment, with this cluster's own endpoints in it."""
     pairs = offer(("services/shop/api", SERVICE), ("endpoints/shop/api/a", ENDPOINT | {"address": address}))
     assert "zone" in imports.plan(imports.Holding(), EAST, pairs, ()).rejected["endpoints/shop/api/a"]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("169.254.169.254", "link-local"),
+        ("127.0.0.1", "loopback"),
+        ("10.0.0.9", "own"),
+        ("203.0.113.1", "spec.networks"),
+    ],
+)
+def test_an_address_to_which_no_peer_may_lead_is_refused_alone(address, reason):
+    holding = imports.Holding()
+    east = EAST._replace(reach=Reach(frozenset({"10.0.0.9"}), ("198.51.100.0/24", "10.0.0.0/8")))
+    good = {**ENDPOINT, "address": "198.51.100.1"}
+    items = (
+        ("services/shop/api", SERVICE),
+        ("endpoints/shop/api/gw1", good),
+        ("endpoints/shop/api/gw2", {**good, "address": address}),
+    )
+    plan = imports.plan(holding, east, offer(*items), ())
+    assert list(plan.rejected) == ["endpoints/shop/api/gw2"]
+    assert plan.rejected["endpoints/shop/api/gw2"].startswith("address: ")
+    assert reason in plan.rejected["endpoints/shop/api/gw2"]
+    assert sorted(key.rpartition("/")[2] for key in plan.create) == ["api", "gw1"]
+    # Nor is an old value kept of what leads astray now.
+    moved = imports.plan(holding, east, offer(("endpoints/shop/api/gw1", {**good, "address": address})), ())
+    assert [key.rpartition("/")[2] for key in moved.delete] == ["gw1"]

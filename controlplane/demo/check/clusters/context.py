@@ -60,12 +60,10 @@ class Scene:
         return self.clusters[cluster].topology.host("web-1").address
 
     @asynccontextmanager
-    async def loads(self, *, warm_up: float = WARM_UP_SECONDS) -> AsyncIterator[Loads]:
+    async def loads(self, *, warm_up: float = WARM_UP_SECONDS, rate: float = LOAD_RATE) -> AsyncIterator[Loads]:
         """A steady load from web's host here to api wherever it is, in all protocols, until the block ends."""
         found: Loads = {
-            protocol: (GrpcLoad if protocol == "grpc" else Load)(
-                self.web(self.here), sites.to_all(protocol), rate=LOAD_RATE
-            )
+            protocol: (GrpcLoad if protocol == "grpc" else Load)(self.web(self.here), sites.to_all(protocol), rate=rate)
             for protocol in sites.PROTOCOLS
         }
         async with asyncio.TaskGroup() as group:

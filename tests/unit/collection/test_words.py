@@ -1,0 +1,106 @@
+"""What a play says to an operator who forgot something, or said something else than meant. No host is reached."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.collection import ROOT, ansible
+
+pytestmark = pytest.mark.slow
+
+INVENTORY = """
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", ansible_become: false}
+  children:
+    holdfast_etcd: {hosts: {cp-1: , cp-2: , cp-3: }}
+    holdfast_controlplane: {hosts: {cp-1: {ansible_host: 127.0.0.1}}}
+    holdfast_agent: {hosts: {web-1: {ansible_host: 127.0.0.2}}}
+"""
+PASSWORD = "as long as it must be"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "inventory.yml").write_text(INVENTORY)
+    return tmp_path
+
+
+def play(folder: Path, name: str, *words: str, password: str = PASSWORD) -> str:
+    more = {"HOLDFAST_SECRETS_PASSWORD": password} if password else {}
+    command = ("ansible-playbook", "-i", "inventory.yml", f"holdfast.mesh.{name}", *words)
+    done = ansible(folder, *command, more=more)
+    assert done.returncode != 0
+    # What is shown to the operator, in one line.
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def keep(folder: Path, name: str, text: str) -> None:
+    """As the roles keep it."""
+    task = {
+        "content": f"{{{{ {text!r} | ansible.builtin.vault({PASSWORD!r}) | b64encode }}}}",
+        "dest": str(folder / name),
+    }
+    plays = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.copy": task}]}]
+    (folder / "keep.yml").write_text(json.dumps(plays))
+    assert ansible(folder, "ansible-playbook", "keep.yml").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["backup", "remove_hosts", "restore"])
+def test_a_missing_password_is_asked_for(folder: Path, name: str):
+    (folder / "secrets").mkdir()
+    (folder / "secrets/admin-token.vault").touch()
+    said = play(folder, name, "--limit", "cp-1,web-1", password="")
+    assert "HOLDFAST_SECRETS_PASSWORD" in said
+
+
+def test_a_wrong_password_is_told(folder: Path):
+    (folder / "secrets").mkdir()
+    keep(folder, "secrets/admin-token.vault", "hfo1.0123456789abcdef.secret")
+    said = play(folder, "backup", password="another one, as long")
+    assert "is not the password that" in said
+    assert "secret." not in said
+
+
+def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
+    backup = folder / "backups/one"
+    backup.mkdir(parents=True)
+    what = {"format": 1, "trustDomain": "another.example", "cluster": "default", "created": "now", "sha256": {}}
+    (backup / "backup.json").write_text(json.dumps(what))
+    assert "backups/one is of another.example" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
+    (backup / "backup.json").write_text(json.dumps({**what, "trustDomain": "mesh.example"}))
+    keep(folder, "backups/one/store.ndjson.vault", "{}")
+    said = play(folder, "restore", "-e", "holdfast_backup=backups/one", password="another one, as long")
+    assert "is not the password that backups/one was encrypted with" in said
+
+
+def test_a_name_in_the_place_of_an_address_is_told_before_anything_is_made(folder: Path):
+    roles = ROOT / "ansible/roles"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{roles}/common/{{{{ item }}}}/main.yml", "loop": ["defaults", "vars"]},
+        {"ansible.builtin.include_tasks": f"{roles}/common/tasks/preflight.yml"},
+    ]
+    (folder / "check.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    addresses = {"a": "web.example.net", "b": "10.0.0.7", "c": "2001:db8::7", "d": "10.0.0.7:22"}
+    hosts = {name: {"ansible_host": address, "ansible_connection": "local"} for name, address in addresses.items()}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}))
+    done = ansible(folder, "ansible-playbook", "-i", "hosts.json", "check.yml")
+    fatal = [line for line in done.stdout.splitlines() if line.startswith("fatal: [")]
+    told = {line[len("fatal: [")] for line in fatal if "must be the IP address where" in line}
+    assert told == {"a", "d"}, done.stdout
+
+
+def test_an_empty_member_forms_no_cluster_while_others_were_not_asked(folder: Path):
+    roles = ROOT / "ansible/roles"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{roles}/common/vars/main.yml"},
+        # What its preflight found here. The others had none: left out, or not reached.
+        {"ansible.builtin.set_fact": {"__etcd_has_data": False}},
+        {"ansible.builtin.include_tasks": f"{roles}/etcd/tasks/run.yml"},
+    ]
+    (folder / "run.yml").write_text(json.dumps([{"hosts": "holdfast_etcd", "gather_facts": False, "tasks": tasks}]))
+    command = ("ansible-playbook", "-i", "inventory.yml", "--check", "run.yml", "--limit", "cp-1,cp-3")
+    done = ansible(folder, *command)
+    said = " ".join(done.stdout.split())
+    assert "cp-3 has no data, and whether cp-2 has some is not known" in said
+    assert "Write how the first cluster forms" not in said

@@ -1,0 +1,116 @@
+"""What a run makes, what a killed one leaves to the next, and what is not taken away."""
+
+import ensurepip
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from agent import unithook
+from agent.installer import system, work
+from agent.installer.model import Thing
+from agent.installer.offer import Item, Offer
+from agent.installer.record import Made
+from agent.installer.source import FolderSource
+
+
+def item(path: Path, folder: Path, kind: str = "wheel") -> Item:
+    raw = path.read_bytes()
+    inner = str(path.relative_to(folder))
+    return Item(inner, hashlib.sha256(raw).hexdigest(), len(raw), kind, "any", "any", path.name, "1.0")
+
+
+def wheel(folder: Path, version: str) -> Path:
+    path = folder / f"holdfast-{version}-py3-none-any.whl"
+    about = f"holdfast-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("says.py", f"print({version!r})\n")
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: holdfast\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Offer:
+    dist = tmp_path / "dist"
+    (dist / "wheels").mkdir(parents=True)
+    (bundled,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    pip = dist / "wheels" / bundled.name
+    pip.write_bytes(bundled.read_bytes())
+    (dist / "install.py").touch()
+    script = item(dist / "install.py", dist, "script")
+    return Offer("1.0", "0" * 64, (item(wheel(dist / "wheels", "1.0"), dist), item(pip, dist)), script, (), script)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    made = Made(tmp_path / "home")
+    made.begin()
+    return made
+
+
+def a_run(made: Made, offer: Offer, tmp_path: Path) -> work.Work:
+    run = work.Work(Made(made.home).load(), FolderSource(tmp_path / "dist"), offer)
+    run.downloads = made.home / "downloads"
+    return run
+
+
+@pytest.mark.slow
+def test_what_an_earlier_run_fetched_of_another_version_is_not_installed(made: Made, offer: Offer, tmp_path: Path):
+    left = made.home / "downloads/wheels"
+    left.mkdir(parents=True)
+    wheel(left, "2.0")
+    tree = tmp_path / "opt/1.0"
+    tree.parent.mkdir()
+    a_run(made, offer, tmp_path).one(Thing("tree", str(tree), stamp=offer.stamp))
+    assert (
+        subprocess.run([tree / "bin/python", "-c", "import says"], capture_output=True, check=True).stdout == b"1.0\n"
+    )
+
+
+def test_what_a_killed_run_switched_is_restarted_by_the_next_one(
+    made: Made, offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    current, envoys = tmp_path / "current", tmp_path / "envoy"
+    envoys.mkdir()
+    for link in (current, envoys / "current"):
+        link.symlink_to("0.9")
+    monkeypatch.setattr(work, "CURRENT", str(current))
+    monkeypatch.setattr(work, "ENVOYS", str(envoys))
+    killed = a_run(made, offer, tmp_path)
+    for link in (current, envoys / "current"):
+        killed.one(Thing("link", str(link), target="1.0"))
+
+    following = a_run(made, offer, tmp_path)
+    assert system.is_there(Thing("link", str(current), target="1.0"), {})  # nothing is to be made
+    assert following.restarts == {"holdfast-agent.service", "holdfast-host.service"}
+    assert following.new_envoy
+    following.done()
+    last = a_run(made, offer, tmp_path)
+    assert (last.restarts, last.new_envoy) == (set(), False)
+
+
+def test_what_others_put_into_a_shared_folder_is_seen(tmp_path: Path):
+    assert system.left_in(str(tmp_path / "gone")) == []
+    (tmp_path / ".agent.yaml.new").touch()
+    assert system.left_in(str(tmp_path)) == []
+    (tmp_path / "etcd").mkdir()
+    assert system.left_in(str(tmp_path)) == ["etcd"]
+
+
+def test_drop_ins_that_tie_units_to_the_mesh_are_found_and_no_others(tmp_path: Path):
+    text = unithook.render("web", "web.service", 30, (), Path("/etc/holdfast/agent.yaml"))
+    for unit, content in (("web", text), ("api", text), ("mine", "[Service]\n")):
+        (tmp_path / f"{unit}.service.d").mkdir()
+        (tmp_path / f"{unit}.service.d/holdfast.conf").write_text(content)
+    (tmp_path / "api.service.d/own.conf").touch()
+    found = system.hooks(tmp_path)
+    assert [path.parent.name for path in found] == ["api.service.d", "web.service.d"]
+    for path in found:
+        system.take_hook(path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.conf"))
+    assert left == ["api.service.d/own.conf", "mine.service.d/holdfast.conf"]
+    assert not (tmp_path / "web.service.d").exists()
