@@ -251,6 +251,9 @@ def _names(facts: Facts) -> Iterator[Finding]:
         yield Finding("names", "fault", said, f"{again}; keep others from writing between the marks")
     elif not facts.helper.get("problems"):
         yield Finding("names", "ok", "the block in /etc/hosts is as written")
+    if past := facts.helper.get("sink"):
+        said = f"while somebody loads rules anew, a call by name may reach who listens on 0.0.0.0 here: {past}"
+        yield Finding("rules", "warning", said, "it needs a kernel with the device dummy or bridge, and iproute2")
     wants = bool(facts.helper.get("wanted"))
     if facts.nft:
         yield Finding("rules", "warning" if wants else "ok", f"not known: {facts.nft}", "run this as root")

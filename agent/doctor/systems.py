@@ -73,10 +73,22 @@ def rivals(ruleset: str, mtls_port: int, iptables: str = "") -> tuple[str, ...]:
         name = f"{chain['family']} {chain['table']}, chain {chain['name']}"
         if chain["hook"] == "output" and chain.get("type") == "nat" and _priority(chain) < NAMES_PRIORITY:
             found.append(f"{name} redirects before ours does: calls by name may not reach Envoy")
-        drops = chain["hook"] == "input" and chain.get("policy") == "drop"
+        drops = chain["hook"] == "input" and _refuses_the_rest(chain, rules.get(table, []))
         if drops and not _mentions(rules.get(table, []), mtls_port) and not _named(iptables, mtls_port):
             found.append(f"{name} drops what it does not name, and names no TCP port {mtls_port}: others cannot call")
     return tuple(found)
+
+
+def _refuses_the_rest(chain: Mapping[str, Any], rules: Iterable[Mapping[str, Any]]) -> bool:
+    """By its policy, or as firewalld does: the policy is to accept, and the last rule takes whatever comes to it."""
+    if chain.get("policy") == "drop":
+        return True
+    last: Mapping[str, Any] = {}
+    for rule in rules:
+        if rule.get("chain") == chain["name"]:
+            last = rule
+    words = [word for part in last.get("expr", []) if isinstance(part, Mapping) for word in part if word != "counter"]
+    return words in (["reject"], ["drop"])
 
 
 def _named(iptables: str, port: int) -> bool:

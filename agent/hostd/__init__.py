@@ -3,14 +3,17 @@
 It runs as root, and needs the standard library only.
 
 The agent, which reads from the network, runs without privileges. It says what it wants (`wanted`) over a unix socket;
-this small process judges it again, and writes three things that lie in marked places of their own:
+this small process judges it again, and writes what lies in marked places of its own:
 
 wanted    what may be asked for, strictly read, with all faults (pure)
 block     names: a marked block in /etc/hosts (pure)
 ruleset   virtual addresses and opt-in capture: one nftables table, `inet holdfast` (pure)
+sink      where a call by name goes while no rule is there: nowhere (pure)
 arming    may capture be in force? armed, confirmed, reverted (pure)
 sessions  did a process come in over an SSH connection that is newer than the arming?
-system    files, users, cgroups, nft
+kernel    nft, ip
+system    files, users, cgroups
+keeper    what is wanted, kept in force
 daemon    the socket and the clock
 cli       `holdfast-agent host` and `holdfast-agent capture`
 client    what the agent and the commands on the host call

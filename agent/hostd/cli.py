@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agent.hostd import system
+from agent.hostd import kernel, system
 from agent.hostd.client import SOCKET, HostError, ask
+from agent.hostd.kernel import NftError
 from agent.hostd.ruleset import remove
-from agent.hostd.system import NftError, Places
+from agent.hostd.system import Places
 
 COMMANDS = {
     "host": {
@@ -73,17 +74,18 @@ def _clean(path: Path, hosts: Path, state: Path) -> int:
     except OSError as exc:
         failed.append(f"{hosts}: {exc.strerror}")
     try:
-        system.load_rules(remove())
+        kernel.load_rules(remove())
     except NftError as exc:
-        if system.has_nft():
+        if kernel.has_nft():
             failed.append(str(exc))
+    kernel.close_sink()
     with suppress(FileNotFoundError):
         (state / system.STATE_FILE).unlink()
     with suppress(OSError):
         state.rmdir()
     for reason in failed:
         sys.stderr.write(f"Error: {reason}\n")
-    sys.stdout.write("" if failed else "nothing of Holdfast is left in /etc/hosts and nftables\n")
+    sys.stdout.write("" if failed else "nothing of Holdfast is left in /etc/hosts, nftables and routes\n")
     return 1 if failed else 0
 
 
@@ -94,6 +96,8 @@ def _text(group: str, answer: dict[str, Any]) -> str:
     )
     lines.append(f"capture: {answer['capture']}{left}")
     if "alive" in answer:
+        past = f"reach who listens on 0.0.0.0 ({answer['sink']})" if answer["sink"] else "go nowhere"
+        lines.append(f"calls by name while the rules are away: {past}")
         lines.append(f"agent and Envoy: {'answer' if answer['alive'] else 'do not answer'}")
     for caller in answer.get("callers", ()):
         who = ", ".join([f"uid {uid}" for uid in caller["uids"]] + caller["cgroups"]) or "nobody on this host now"

@@ -1,4 +1,4 @@
-"""The helper's hands: nft, /etc/hosts, users, units, what listens, and what it remembers."""
+"""The helper's hands on its host: /etc/hosts, users, units, what listens, and what it remembers."""
 
 import errno
 import json
@@ -16,17 +16,14 @@ from pathlib import Path
 
 from agent.hostd.arming import Arming, remembered
 from agent.hostd.block import rewrite
-from agent.hostd.ruleset import TABLE, Resolved
+from agent.hostd.ruleset import Resolved
 from agent.hostd.sessions import Process, parse
 from agent.hostd.wanted import Caller, Name, RefusedError, Wanted, encode
 from agent.hostd.wanted import parse as parse_wanted
 
-NFT_SECONDS = 10.0
 STATE_FILE = "wanted.json"
 ANSWER_SECONDS = 1.0
 _LISTEN = "0A"
-_NETFILTER, _NFTABLES_GROUP = 12, 7
-"""NETLINK_NETFILTER of linux/netlink.h, NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h."""
 
 
 @dataclass(frozen=True)
@@ -41,75 +38,6 @@ class Places:
     cgroups: Path = Path("/sys/fs/cgroup")
 
 
-class NftError(Exception):
-    """The kernel's rules could not be changed; with nft's own words."""
-
-
-def load_rules(text: str) -> None:
-    """One transaction: all of it, or nothing.
-
-    Raises:
-        NftError: nothing was changed.
-
-    """
-    _nft(["-f", "-"], text)
-
-
-def is_loaded(mark: str) -> bool:
-    """With that mark, and nobody has flushed its chains since."""
-    try:
-        return "return" in _nft(["list", "chain", *TABLE.split(), mark])
-    except NftError:
-        return False
-
-
-def rule_changes() -> socket.socket:
-    """Readable when somebody, we included, has changed the kernel's packet rules. Never, where it does not tell."""
-    try:
-        link = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETFILTER
-        )
-        link.bind((0, 1 << (_NFTABLES_GROUP - 1)))
-    except OSError:
-        return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    return link
-
-
-def drop_all(link: socket.socket) -> None:
-    """All that was told so far; what it says does not matter."""
-    for _ in range(1000):  # whoever tells more than that is heard again at once
-        try:
-            link.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:  # more was told than could be kept
-            continue
-
-
-def has_nft() -> bool:
-    return _which_nft() is not None
-
-
-def _which_nft() -> str | None:
-    return shutil.which("nft", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def _nft(arguments: list[str], text: str = "") -> str:
-    found = _which_nft()
-    if found is None:
-        raise NftError("this host has no nft; install the package nftables")
-    try:
-        done = subprocess.run(
-            [found, *arguments], input=text, capture_output=True, text=True, timeout=NFT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise NftError(f"nft cannot be run: {exc}") from exc
-    if done.returncode:
-        first = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
-        raise NftError(f"nft refuses: {first.strip()[:300]}")
-    return done.stdout
-
-
 def write_hosts(path: Path, names: Iterable[Name]) -> bool:
     """Bring the block up to date; False if it was. Mode and owner stay.
 
@@ -118,12 +46,25 @@ def write_hosts(path: Path, names: Iterable[Name]) -> bool:
 
     """
     path = path.resolve()
-    before = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
+    before = _text_of(path)
     after = rewrite(before, names)
     if after == before:
         return False
     replace_file(path, after.encode("utf-8", "surrogateescape"))
     return True
+
+
+def names_stand(path: Path, names: Iterable[Name]) -> bool:
+    """The block is as `write_hosts` would make it; also where the file cannot be read, and nothing can be said."""
+    try:
+        text = _text_of(path)
+    except OSError:
+        return True
+    return rewrite(text, names) == text
+
+
+def _text_of(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
 
 
 def replace_file(path: Path, text: bytes, mode: int = 0o644) -> None:

@@ -21,7 +21,8 @@ for top in ("/etc", "/usr/local", "/opt", "/var/lib"):
             print(path, oct(found.st_mode), found.st_uid, found.st_gid, what)
 for command in (
     "systemctl list-unit-files --no-legend --no-pager",
-    "getent passwd", "getent group", "ip -o address show", "ip rule", "nft -s list ruleset",
+    "getent passwd", "getent group", "ip -o address show", "ip -br link show", "ip rule",
+    "ip -4 route show table all", "nft -s list ruleset",
 ):
     said = subprocess.run(command.split(), capture_output=True, text=True).stdout
     # How long an address is still good for, and that a fresh one is still being tried, are no part of it.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.vm.faults import stopped
 from tests.vm.host import Host
 from tests.vm.shop import Shop, calls, reachable
 
@@ -96,8 +97,20 @@ def test_a_firewall_that_flushes_everything_and_ours_live_together(shop: Shop, h
         f"calls from there: {len(there.good)} good, {there.failures}; from here: {len(here.good)} good, {here.failures}"
     )
     assert there.failures == []  # who is called needs no rules of ours
-    assert here.gap() < BACK_SECONDS
+    # Never the application here, which holds 0.0.0.0:8080 and would have seen no caller: a call waits or is refused.
+    assert [said for said in here.failures if not said.startswith("not called")] == []
+    assert here.gap() < BACK_SECONDS + 1  # TCP tries again after a second
     assert "is missing or is not as it was loaded; it is loaded again" in host.journal("holdfast-host")
+    shop.answers()
+
+
+def test_while_rules_are_away_a_call_by_name_reaches_nobody(shop: Shop, host: Host) -> None:
+    """The helper stands still, so that nobody brings them back: api's own application holds the port on 0.0.0.0."""
+    assert "while the rules are away: go nowhere" in host.run("holdfast-agent host status").out
+    with reachable(host), stopped(host, "holdfast-host"):
+        host.run("nft flush ruleset")
+        for _ in range(3):
+            assert "not called: " in shop.caller(host)
     shop.answers()
 
 
@@ -110,5 +123,6 @@ def test_both_are_there_after_a_boot_and_theirs_alone_after_a_clean(shop: Shop, 
     assert theirs(host) == alone
     assert "nothing of Holdfast is left" in host.run("holdfast-agent host clean").out
     assert host.run("nft -s list ruleset").out == alone
+    assert "holdfast0" not in host.run("ip link; ip route show table all").out
     host.run("systemctl restart holdfast-agent")
     shop.answers(timeout=60)

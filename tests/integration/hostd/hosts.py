@@ -77,15 +77,27 @@ class Host:
 
     def call(self, address: str, port: int, *, user: str = "root", within: str = "") -> str:
         """What a process of this user gets there: the words of who answers, or the error."""
-        command = ["setpriv", f"--reuid={user}", "--clear-groups", "/usr/bin/python3", "-c", CALL, address, str(port)]
+        command = self.calling(address, port, user=user)
         if within:  # a cgroup that it is in from its first moment
             command = ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', within, *command]
         return self.run(*command).strip()
 
-    def start_helper(self, *more: str) -> None:
+    def calling(self, address: str, port: int, *, user: str) -> list[str]:
+        return ["setpriv", f"--reuid={user}", "--clear-groups", "/usr/bin/python3", "-c", CALL, address, str(port)]
+
+    def start_helper(self, *more: str, within: tuple[str, ...] = ()) -> None:
         where = ["--hosts", self.hosts, "--state-dir", self.state, "--socket", self.socket]
         where += ["--agent-socket", self.tmp / "agent.sock", "--envoy-socket", self.tmp / "envoy.sock"]
-        command = [sys.executable, "-m", "agent.hostd.daemon", *map(str, where), "--agent-user", "nobody", *more]
+        command = [
+            *within,
+            sys.executable,
+            "-m",
+            "agent.hostd.daemon",
+            *map(str, where),
+            "--agent-user",
+            "nobody",
+            *more,
+        ]
         self.socket.unlink(missing_ok=True)
         self.helper = subprocess.Popen(self.inside(*command), cwd=ROOT)
         self._stack.callback(stop, self.helper)

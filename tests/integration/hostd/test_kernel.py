@@ -1,8 +1,11 @@
 """The helper against a real kernel: who reaches what, what lapses by itself, and what stays when others meddle."""
 
 import os
+import shlex
 import shutil
+import signal
 import socket
+import subprocess
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,13 +107,77 @@ def test_a_unit_is_told_by_its_cgroup_and_counts_more_than_its_user(host):
 
 @pytest.mark.parametrize("command", ["flush ruleset", "flush table inet holdfast", "delete table inet holdfast"])
 def test_rules_that_another_took_away_are_back_at_once(host, command):
-    """Meanwhile a name leads to whoever listens on 0.0.0.0: the kernel tells of the change, nobody waits for a turn."""
+    """Meanwhile calls wait: the kernel tells of the change, nobody waits for a turn."""
     host.mesh(15101, 15102)
     host.start_helper()
     host.apply(CALLERS)
     for _ in range(3):
         host.run("nft", *command.split())
         until(lambda: host.call(VIP, 80, user="daemon") == "127.0.0.1:15101", "redirected again", 1.5)
+
+
+def test_while_rules_are_away_a_call_by_name_goes_nowhere_and_arrives_when_they_are_back(host):
+    """Not to the application that holds 0.0.0.0 of this host, and nothing of the way there stays after a clean."""
+    before = host.run("ip", "-o", "link") + host.run("ip", "route", "show", "table", "local")
+    host.mesh(15101, 15102)
+    host.peers("tcp:0.0.0.0:8080")
+    host.start_helper()
+    host.apply(CALLERS)
+    assert host.ask("status")["sink"] == ""
+    os.kill(host.helper.pid, signal.SIGSTOP)
+    try:
+        host.run("nft", "flush", "ruleset")
+        assert host.call(VIP, 8080, user="daemon") == "TimeoutError"
+        assert host.call(VIP, 8080, user="nobody") == "TimeoutError"
+        assert host.call("127.0.0.2", 8080, user="daemon") == "0.0.0.0:8080"
+        waiting = subprocess.Popen(
+            host.inside(*host.calling(VIP, 8080, user="daemon")), stdout=subprocess.PIPE, text=True
+        )
+        until(lambda: "SYN-SENT" in host.run("ss", "-tan"), "a call is under way")
+    finally:
+        os.kill(host.helper.pid, signal.SIGCONT)
+    assert waiting.communicate(timeout=20)[0].strip() == "127.0.0.1:15101"
+    host.ask("clean")
+    assert host.run("ip", "-o", "link") + host.run("ip", "route", "show", "table", "local") == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip link delete holdfast0",
+        "ip link set holdfast0 down",
+        "sh -c 'echo 0 >/proc/sys/net/ipv4/conf/holdfast0/route_localnet'",
+    ],
+)
+def test_a_way_to_nowhere_that_another_took_away_is_back(host, command):
+    host.mesh(15101, 15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    host.run(*shlex.split(command))
+    until(lambda: "/10 dev holdfast0" in host.run("ip", "route", "show", "table", "local"), "the route", 10)
+    until(lambda: host.call(VIP, 80, user="daemon") == "127.0.0.1:15101", "a call", 10)
+    assert host.run("cat", "/proc/sys/net/ipv4/conf/holdfast0/route_localnet") == "1\n"
+
+
+def test_names_that_another_took_away_are_back_and_what_it_wrote_stays(host):
+    """As cloud-init's manage_etc_hosts, which writes /etc/hosts anew at every boot, after the helper."""
+    host.mesh(15101, 15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    host.hosts.write_text("127.0.0.1 localhost\n127.0.1.1 vm1.example vm1\n")
+    until(lambda: f"{VIP} api.shop.mesh" in host.hosts.read_text(), "the name", 10)
+    assert host.hosts.read_text().startswith("127.0.0.1 localhost\n127.0.1.1 vm1.example vm1\n")
+    assert host.ask("status")["problems"] == []
+
+
+def test_a_kernel_without_that_way_is_told_and_names_work(host):
+    host.mesh(15101, 15102)
+    read_only = 'mount --bind -o ro /proc/sys /proc/sys && exec "$@"'
+    host.start_helper(within=("unshare", "-m", "sh", "-c", read_only, "sh"))
+    assert host.apply(CALLERS)["problems"] == []
+    assert "Read-only file system" in host.ask("status")["sink"]
+    assert "holdfast0" not in host.run("ip", "-o", "link")
+    assert host.call(VIP, 80, user="daemon") == "127.0.0.1:15101"
 
 
 def test_a_foreign_firewall_that_drops_all_it_does_not_know_stays_and_agrees(host):

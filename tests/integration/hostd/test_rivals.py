@@ -56,6 +56,31 @@ def test_rules_of_others_are_judged_as_nft_prints_them():
     assert len(systems.rivals(text, 80)) == 1, "it is in a set"
 
 
+# As firewalld's: it accepts by policy, and its last rule refuses.
+REFUSING = """
+table inet firewalld {
+  chain filter_INPUT {
+    type filter hook input priority filter + 10; policy accept;
+    ct state { established, related } accept
+    iifname "lo" accept
+    jump filter_INPUT_ZONES
+    reject with icmpx admin-prohibited
+  }
+  chain filter_INPUT_ZONES {
+    tcp dport 22 accept
+  }
+}
+"""
+
+
+def test_a_chain_whose_last_rule_refuses_closes_what_it_does_not_name():
+    (closed,) = systems.rivals(listed(REFUSING), 15443)
+    assert "inet firewalld, chain filter_INPUT drops what it does not name, and names no TCP port 15443" in closed
+    assert systems.rivals(listed(REFUSING.replace("dport 22", "dport 15443")), 15443) == ()
+    open_ = REFUSING.replace("    reject with icmpx admin-prohibited\n", "    tcp dport 23 reject\n")
+    assert systems.rivals(listed(open_), 15443) == ()
+
+
 def test_our_own_are_known():
     text = listed(OURS)
     assert systems.has_table(text)

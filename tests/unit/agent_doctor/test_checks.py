@@ -99,6 +99,7 @@ LOW = (Process("Envoy", Limits(1024, GIB, "memory.max of /x")),)
         ({"table": False}, "fault", "not loaded", "restart holdfast-host"),
         ({"nft": "nft: not permitted"}, "warning", "not permitted", "root"),
         ({"helper": {**WELL.helper, "problems": ["no nft"]}}, "fault", "no nft", "mend"),
+        ({"helper": {**WELL.helper, "sink": "ip refuses"}}, "warning", "0.0.0.0 here: ip refuses", "dummy"),
         ({"rivals": ("inet filter drops: others cannot call",)}, "warning", "inet filter", "others cannot call"),
         ({"disks": (Disk("/x", 10 * 2**20, GIB),)}, "fault", "10 MiB free", "make room"),
         ({"disks": (Disk("/x", 100 * 2**20, GIB),)}, "warning", "100 MiB free", "make room"),

@@ -1,0 +1,224 @@
+"""What is wanted on this host, and the keeping of it: rules, names, the route past them, capture and its arming."""
+
+import hashlib
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from agent.hostd import arming, kernel, ruleset, system
+from agent.hostd.arming import Arming
+from agent.hostd.kernel import NftError
+from agent.hostd.ruleset import Resolved, Spared
+from agent.hostd.system import Places
+from agent.hostd.wanted import Wanted, encode
+
+ENVOY_READY = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
+"""Envoy answers no HTTP/1.0."""
+LOOK_TURNS = 5
+"""Every so many turns: is our table still there, and do agent and Envoy live?"""
+
+
+class DeniedError(Exception):
+    """Why a caller gets nothing."""
+
+
+class Keeper:
+    """What is wanted on this host, and the keeping of it."""
+
+    def __init__(self, places: Places, spared: Spared, seconds: float) -> None:
+        self._places, self._spared, self._seconds = places, spared, seconds
+        self._wanted, self._arming = system.restore(places)
+        self._resolved: tuple[Resolved, ...] = ()
+        self._stamps: tuple[int, ...] = ()
+        self._mark = ""
+        self._problems: tuple[str, ...] = ()
+        self._sink = ""  # why calls by name would not go nowhere while the rules are away
+        self._clean = False
+        self._turns = 0
+
+    def begin(self, now: float) -> None:
+        """At boot: as it was, before the network's services come up. Nothing is made on a host that never asked."""
+        if self._wanted != Wanted():
+            self._arming = arming.want(self._arming, self._wanted, now, self._seconds)
+            self._put(now)
+
+    def want(self, wanted: Wanted, now: float) -> None:
+        was = (self._wanted, self._arming.state, self._arming.digest)
+        self._wanted, self._arming, self._clean = wanted, arming.want(self._arming, wanted, now, self._seconds), False
+        if (self._wanted, self._arming.state, self._arming.digest) != was or self._problems or not self._mark:
+            self._save()
+            self._put(now)
+
+    def move(self, new: Arming, now: float) -> None:
+        """An operator's word on capture."""
+        self._arming = new
+        self._save()
+        self._put(now)
+
+    def turn(self, now: float) -> None:
+        """Once a second."""
+        self._turns += 1
+        if self._clean or (not self._mark and not self._problems):
+            return
+        ticked = arming.tick(self._arming, now)
+        if ticked != self._arming:
+            say("capture was not confirmed in time and is undone")
+            self.move(ticked, now)
+            return
+        if self._stamps != self._stamps_now():
+            self._put(now)
+        if self._turns % LOOK_TURNS:
+            return
+        self._mend(now)
+        if not self.look(now) and self._arming.state == "confirmed" and self.alive():
+            self._nft(ruleset.renew())
+
+    def _mend(self, now: float) -> None:
+        """What others take away besides rules: the way past these, and names, as cloud-init does at boot."""
+        if not self._sink:
+            self._open_sink()
+        if self._mark and not system.names_stand(self._places.hosts, self._wanted.names):
+            if not self._problems:
+                say(f"the names in {self._places.hosts} are not as they were written; they are written again")
+            self._put(now)
+
+    def look(self, now: float) -> bool:
+        """Whoever flushes all rules takes ours away, too: then they are put back, and this is true."""
+        if self._clean or (not self._mark and not self._problems) or (self._mark and kernel.is_loaded(self._mark)):
+            return False
+        if self._mark:
+            say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
+            with suppress(NftError):
+                self._load(now)  # at once as it was: to look around anew takes ten times as long
+        self._put(now)
+        return True
+
+    def ready(self, now: float) -> None:
+        """A unit is about to start: its cgroup is there, and becomes known before its first process runs."""
+        if self._stamps != self._stamps_now() or self._wanted.callers:
+            self._put(now)
+
+    def clean(self) -> None:
+        """Everything away, names first: a name without its redirection would lead to whoever listens on 0.0.0.0."""
+        self._wanted, self._arming, self._clean, self._mark = Wanted(), Arming(), True, ""
+        system.write_hosts(self._places.hosts, ())
+        with suppress(NftError):
+            kernel.load_rules(ruleset.remove())
+        kernel.close_sink()
+        (self._places.state / system.STATE_FILE).unlink(missing_ok=True)
+        self._problems = ()
+
+    def alive(self) -> bool:
+        """The agent and Envoy answer (a stopped process still listens), and Envoy listens where traffic is sent to."""
+        needed = {caller.port for caller in self._wanted.callers} if self._wanted.outbound else set()
+        needed |= {self._spared.mtls_port} if self._wanted.inbound else set()
+        return (
+            needed <= system.listening_ports()
+            and system.answers(self._places.agent_socket, b'{"do":"ping"}\n')
+            and system.answers(self._places.envoy_socket, ENVOY_READY, b"LIVE")
+        )
+
+    def confirm(self, now: float, came: float | None) -> None:
+        new = arming.confirm(self._arming, now, came)
+        if isinstance(new, str):
+            raise DeniedError(new)
+        self.move(new, now)
+
+    def arm(self, now: float) -> None:
+        self.move(arming.arm(self._arming, now, self._seconds), now)
+
+    @property
+    def arming(self) -> Arming:
+        return self._arming
+
+    def answer(self, now: float) -> dict[str, Any]:
+        return {"applied": bool(self._mark), "problems": self._problems, **self._capture(now)}
+
+    def status(self, now: float) -> dict[str, Any]:
+        return {
+            **self.answer(now),
+            "wanted": encode(self._wanted),
+            "alive": self.alive(),
+            "sink": self._sink,
+            "callers": [
+                {
+                    "identity": r.caller.identity,
+                    "port": r.caller.port,
+                    "uids": r.uids,
+                    "cgroups": [path for path, _ in r.cgroups],
+                }
+                for r in self._resolved
+            ],
+        }
+
+    def _capture(self, now: float) -> dict[str, Any]:
+        left = {"secondsLeft": round(max(0.0, self._arming.until - now), 1)} if self._arming.state == "armed" else {}
+        return {"capture": self._arming.state, **left}
+
+    # --- how it is put in force ---
+
+    def _put(self, now: float) -> None:
+        """The route past the rules, then these, then names: a name never leads past the redirection."""
+        self._open_sink()
+        self._resolved, problems = system.resolve(self._wanted.callers, self._places.cgroups)
+        self._stamps = system.stamps(self._resolved, self._places.cgroups)
+        self._spared = replace(self._spared, ssh_ports=system.ssh_ports())
+        try:
+            self._mark = self._load(now)
+        except NftError as exc:
+            self._mark, text = "", f"{exc}; names are not written, since they would lead past the mesh"
+            if any(resolved.cgroups for resolved in self._resolved):
+                # A unit that stopped meanwhile, or a kernel that knows no cgroups: users are redirected all the same.
+                self._resolved = tuple(replace(resolved, cgroups=()) for resolved in self._resolved)
+                with suppress(NftError):
+                    self._mark, text = self._load(now), f"{exc}; nobody is recognised by unit"
+            problems = (*problems, text)
+        try:
+            system.write_hosts(self._places.hosts, self._wanted.names if self._mark else ())
+        except OSError as exc:
+            problems = (*problems, f"{self._places.hosts} cannot be written: {exc.strerror}; names stay as they were")
+        for problem in problems:
+            if problem not in self._problems:
+                say(problem)
+        self._problems = problems
+
+    def _open_sink(self) -> None:
+        was, self._sink = self._sink, kernel.open_sink()
+        if self._sink and self._sink != was:
+            say(f"a call by name reaches whoever listens on 0.0.0.0 while the rules are away: {self._sink}")
+
+    def _load(self, now: float) -> str:
+        mark = "v_" + hashlib.sha256(self._render("v_0", now).encode()).hexdigest()[:12]
+        kernel.load_rules(self._render(mark, now))
+        return mark
+
+    def _render(self, mark: str, now: float) -> str:
+        text = ruleset.render(self._wanted, self._resolved, self._arming, self._spared, mark)
+        if self._arming.state == "armed":
+            return text + ruleset.renew(max(1, int(self._arming.until - now)))
+        if self._arming.state == "confirmed" and self.alive():
+            return text + ruleset.renew()
+        return text
+
+    def _stamps_now(self) -> tuple[int, ...]:
+        resolved, _ = system.resolve(self._wanted.callers, self._places.cgroups)
+        return system.stamps(resolved, self._places.cgroups)
+
+    def _nft(self, text: str) -> None:
+        try:
+            kernel.load_rules(text)
+        except NftError as exc:
+            say(str(exc))
+
+    def _save(self) -> None:
+        try:
+            system.save(self._places, self._wanted, self._arming)
+        except OSError as exc:
+            say(f"{self._places.state} cannot be written: {exc.strerror}; a boot will not find what is wanted now")
+
+
+def say(text: str) -> None:
+    """In the unit's journal."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
