@@ -21,7 +21,7 @@ from agent.doctor import gather, secrets, systems
 from agent.doctor.checks import checks
 from agent.doctor.gather import GatherError, run
 from agent.envoy import record
-from agent.envoy.admin import Admin
+from agent.envoy.admin import Admin, AdminError
 from agent.gather import Gathered
 from agent.host import Host
 from agent.hostd import client
@@ -35,6 +35,8 @@ MIB = 2**20
 LINES = 2000
 """Of each unit's journal."""
 ASK_SECONDS = 20.0
+FIRST, FIRST_SECONDS = "/server_info", 5.0
+"""What Envoy is asked first, and answers at once if it answers at all."""
 
 SECRETS = "sds"
 
@@ -58,6 +60,7 @@ class Source:
         self.config, self.clock = config, clock
         self.settings: Settings | None = None
         self.fault = ""
+        self._envoy_hangs = ""
         try:
             self.settings = load(config)
         except SettingsError as exc:
@@ -115,6 +118,7 @@ class Source:
         yield Part("host/hosts.txt", _block)
         yield Part("host/nft-holdfast.txt", lambda: run("nft", "-s", "list", "table", *systems.OWN).encode())
         yield Part("host/nft-tables.txt", lambda: run("nft", "list", "tables").encode())
+        yield Part("host/routes.txt", lambda: run("ip", "-4", "route", "show", "table", "all").encode())
 
     def _doctor(self) -> bytes:
         return _json([finding._asdict() for finding in checks(gather.gather(self.config, self.clock))])
@@ -238,7 +242,7 @@ class Source:
     def _envoy(self) -> Iterator[Part]:
         yield Part("envoy/launcher.json", self._launcher)
         for file, path in (
-            ("server_info.json", "/server_info"),
+            ("server_info.json", FIRST),
             ("stats.txt", "/stats"),
             ("clusters.txt", "/clusters"),
             ("listeners.txt", "/listeners"),
@@ -253,8 +257,16 @@ class Source:
         return secrets.document(path.read_bytes())
 
     def _admin(self, path: str) -> bytes:
+        """An Envoy that does not answer the first question is not waited for again at each of the others."""
         socket = self.needed().envoy_run_dir / "envoy.sock"
-        return asyncio.run(Admin(socket, timeout=ASK_SECONDS).get(path))
+        if self._envoy_hangs:
+            raise GatherError(self._envoy_hangs)
+        try:
+            return asyncio.run(Admin(socket, timeout=ASK_SECONDS if path != FIRST else FIRST_SECONDS).get(path))
+        except AdminError as exc:
+            if path == FIRST:
+                self._envoy_hangs = f"not asked, since it did not answer {FIRST}: {exc}"
+            raise
 
     def _helper(self) -> bytes:
         return _json(client.ask(Path(self.needed().capture.socket), "status"))
