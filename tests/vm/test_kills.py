@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.vm.faults import full
 from tests.vm.host import Host
-from tests.vm.shop import Shop, calls, reachable
+from tests.vm.shop import Shop, allowed, calls, reachable
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -91,6 +92,29 @@ def test_a_host_serves_within_20_seconds_of_its_boot_with_everything_else_off(sh
     finally:
         shop.plane.on()
     host.wait(lambda: serves(host), timeout=60, what="follows the mesh again")
+
+
+def test_a_full_disk_is_told_and_costs_no_call(shop: Shop) -> None:
+    """What the agent keeps cannot be written any more; it follows the mesh all the same, also after a restart."""
+    host = shop.api
+    with reachable(host), calls(shop, shop.web) as there, calls(shop, host) as here:
+        with full(host, "/var/lib/holdfast"):
+            host.run("systemctl restart holdfast-agent")
+            host.wait(lambda: serves(host), timeout=BACK_SECONDS, what="serves")
+            shop.plane.apply(allowed("api", "web", "another"))
+            host.wait(
+                lambda: "state cannot be written: No space left on device" in host.run("holdfast-agent status").out,
+                timeout=30,
+                what="it is told",
+            )
+            said = host.run("holdfast-agent doctor", check=False)
+            assert said.code == 1
+            assert "FAULT    disk /var/lib/holdfast: 0 MiB free" in said.out
+            shop.plane.apply(allowed("api", "web"))
+        host.run("systemctl restart holdfast-agent")
+        host.wait(lambda: serves(host), timeout=BACK_SECONDS, what="serves")
+    assert there.failures == here.failures == []
+    assert "cannot be written" not in host.run("holdfast-agent status").out
 
 
 @pytest.mark.slow
