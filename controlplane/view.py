@@ -34,7 +34,7 @@ from mesh.model import (
     ServiceRef,
     TrustBundle,
 )
-from mesh.model.checks import ip_of
+from mesh.model.reach import canonical
 from mesh.model.world import Change, EndpointRemoved, Removed, Undecodable, Upserted
 from mesh.store.protocol import Event
 
@@ -142,7 +142,7 @@ class View:
 
     def holder(self, address: str, node: str) -> str:
         """Another node of this address that is connected at some replica, and not evicted; empty: none is."""
-        for name in sorted(self._at_address.get(_canonical(address), ())):
+        for name in sorted(self._at_address.get(canonical(address), ())):
             held = self.node(name)
             if name == node or held is None or held.object.spec.evicted:
                 continue
@@ -158,7 +158,7 @@ class View:
 
     def addresses(self) -> frozenset[str]:
         """Of this cluster's hosts, and of control-plane nodes that are named by theirs."""
-        nodes = (urlsplit(presence.advertise).hostname or "" for presence in self.replicas.values())
+        nodes = (canonical(urlsplit(presence.advertise).hostname or "") for presence in self.replicas.values())
         return frozenset(self._at_address).union(nodes)
 
     def nodes_with_instances(self) -> Iterator[str]:
@@ -302,9 +302,9 @@ class View:
 
     def _index_address(self, name: str, before: Object | None, after: Object | None) -> None:
         if isinstance(before, Node):
-            _discard(self._at_address, _canonical(before.spec.address), name)
+            _discard(self._at_address, canonical(before.spec.address), name)
         if isinstance(after, Node):
-            self._at_address.setdefault(_canonical(after.spec.address), set()).add(name)
+            self._at_address.setdefault(canonical(after.spec.address), set()).add(name)
 
     def _set_service(self, name: ServiceRef, service: Object | None, revision: Revision, touched: Touched) -> None:
         touched.services.add(name)
@@ -375,11 +375,6 @@ def roots_of(view: View, peering: Peering) -> frozenset[str]:
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-def _canonical(address: str) -> str:
-    """One text for all ways to write an IP address."""
-    return str(ip_of(address) or address)
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

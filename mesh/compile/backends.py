@@ -24,7 +24,7 @@ from mesh.model import (
 from mesh.model.checks import label_fault
 from mesh.model.peering import ANY
 from mesh.model.policyfit import aimed_at, unfit
-from mesh.model.reach import Reach
+from mesh.model.reach import Reach, canonical
 
 Note = Callable[[Ref | None, str, str], None]
 """Takes a problem: object, path, reason."""
@@ -45,7 +45,7 @@ def through_gateway(attached: Attached, peer: str) -> bool:
 def reach_of(attached: Attached, local: NodeLocal, peer: str) -> Reach | None:
     """What a peer's endpoints may name to this host; None: it is no peer's."""
     peering = attached.peering(peer) if peer else None
-    return Reach(frozenset({local.address, local.bind}), peering.spec.networks) if peering else None
+    return Reach(frozenset(map(canonical, (local.address, local.bind))), peering.spec.networks) if peering else None
 
 
 def reach(attached: Attached, ref: ServiceRef) -> Iterator[ServiceRef]:

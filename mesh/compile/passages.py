@@ -23,7 +23,7 @@ from mesh.model import (
 )
 from mesh.model.checks import imported_name_fault, label_fault, port_fault
 from mesh.model.peering import ANY
-from mesh.model.reach import Reach, sound
+from mesh.model.reach import Reach, canonical, sound
 
 MAX_CHAINS = 10_000
 """Of one gateway: filter chains, of which a port of a Service has one, and one more for each peer that has networks."""
@@ -37,7 +37,7 @@ Note = Callable[[Ref | None, str, str], None]
 
 def gateway(spec: GatewaySpec, local: NodeLocal, objects: Mapping[Ref, Object], note: Note) -> Gateway:
     """What a host in this role passes on."""
-    own, networks = frozenset({local.address, local.bind}), _networks(objects, note)
+    own, networks = frozenset(map(canonical, (local.address, local.bind))), _networks(objects, note)
     # What is exported comes first: whatever a peer offers, and however it calls it, takes no place from that.
     found = sorted(
         passages(objects, own, networks), key=lambda passage: (passage.target.service.peer, passage.assignment.name)

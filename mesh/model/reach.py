@@ -37,7 +37,8 @@ class Reach:
     """The addresses that one peer may name."""
 
     own: frozenset[str] = frozenset()
-    """Addresses of this cluster's own hosts. Through them a gateway would call itself, over and over."""
+    """Addresses of this cluster's own hosts, as `canonical` has them. Through them a gateway would call itself, over
+    and over."""
     networks: tuple[str, ...] = ()
     """The peer's, as its Peering has them: only addresses in them. Empty: any."""
 
@@ -46,11 +47,11 @@ class Reach:
         ip = _parsed(text)
         if ip is None:
             return ""
-        if what := _never(ip):
+        if what := _never(text):
             return f"{shown(text)} is {what}: no proxy connects there on a peer's word"
-        if ip in _all_parsed(self.own):
+        if canonical(text) in self.own:
             return f"{shown(text)} is an address of this cluster's own"
-        if ip.is_loopback and not any(own.is_loopback for own in _all_parsed(self.own)):
+        if ip.is_loopback and not any(own == "::1" or own.startswith("127.") for own in self.own):
             # Several clusters on one machine, to try them: there own hosts are at loopback addresses, too.
             return f"{shown(text)} is a loopback address: no proxy connects there on a peer's word"
         if self.networks and not any(ip in network for network in _networks(self.networks)):
@@ -58,8 +59,18 @@ class Reach:
         return ""
 
 
-def _never(ip: IPv4Address | IPv6Address) -> str:
+@lru_cache(maxsize=65_536)
+def canonical(text: str) -> str:
+    """An address as everybody writes it, an IPv4 address in IPv6's clothes as what it is; other texts as they are."""
+    return str(_parsed(text) or text)
+
+
+@lru_cache(maxsize=65_536)
+def _never(text: str) -> str:
     """What is at an address where no peer's host can be; empty: perhaps one is."""
+    ip = _parsed(text)
+    if ip is None:
+        return ""
     if ip in _METADATA_PLACES:
         return f"where {_METADATA_PLACES[ip]} has its metadata"
     tunnel = isinstance(ip, IPv6Address) and bool(ip.sixtofour or ip.teredo)
@@ -102,11 +113,6 @@ def sound(networks: Iterable[str]) -> tuple[str, ...]:
 @lru_cache(maxsize=65_536)
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     return None if address_fault(text) else ip_of(text)
-
-
-@lru_cache(maxsize=64)
-def _all_parsed(texts: frozenset[str]) -> frozenset[IPv4Address | IPv6Address]:
-    return frozenset(ip for ip in map(_parsed, texts) if ip is not None)
 
 
 @lru_cache(maxsize=1024)

@@ -3,7 +3,7 @@
 import pytest
 
 from mesh.model import Metadata, Peering, PeeringSpec
-from mesh.model.reach import MAX_NETWORKS, PRIVATE, Reach, network_fault, sound
+from mesh.model.reach import MAX_NETWORKS, PRIVATE, Reach, canonical, network_fault, sound
 from mesh.validate import validate
 
 OWN = frozenset({"10.0.0.1", "203.0.113.7", "2001:db8::7", ""})
@@ -92,3 +92,10 @@ def test_a_peering_says_all_that_is_wrong_with_its_networks():
     ]
     many = peering("east", *(f"10.{n}.0.0/16" for n in range(MAX_NETWORKS + 1)))
     assert [one.path for one in validate(many)] == ["spec.networks"]
+
+
+def test_an_address_has_one_text():
+    for text in ("2001:DB8::7", "2001:db8:0:0::7"):
+        assert canonical(text) == "2001:db8::7"
+    assert canonical("::ffff:10.0.0.1") == "10.0.0.1"
+    assert canonical("a.name") == "a.name"
