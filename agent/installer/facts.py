@@ -12,14 +12,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.installer.model import (
-    AGENT_UNIT,
     AGENT_USER,
     AGENT_YAML,
+    COMMAND,
     CURRENT,
     ENVOY_USER,
     ENVOYS,
     OPT,
     UNIT_FOLDER,
+    UNITS,
     Facts,
 )
 
@@ -31,7 +32,7 @@ GATEWAY = (15444, "", "gateway")
 def gather(made, controlplane, options):
     """All but what the control plane says."""
     units = [key for key in made.things if key.startswith("unit ")]
-    watched = (OPT, CURRENT, ENVOYS, AGENT_YAML, UNIT_FOLDER + "/" + AGENT_UNIT)
+    watched = (OPT, CURRENT, ENVOYS, AGENT_YAML, COMMAND, *(UNIT_FOLDER + "/" + unit for unit in UNITS))
     users = [user for user in (AGENT_USER, ENVOY_USER) if has_user(user)]
     return Facts(
         root=os.geteuid() == 0,

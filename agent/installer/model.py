@@ -19,6 +19,7 @@ UNIT_FOLDER = "/etc/systemd/system"
 AGENT_UNIT = "holdfast-agent.service"
 ENVOY_UNIT = "holdfast-envoy.service"
 HOST_UNIT = "holdfast-host.service"
+COMMAND = "/usr/local/bin/holdfast-agent"
 UNITS = (HOST_UNIT, ENVOY_UNIT, AGENT_UNIT)
 """In the order in which they start."""
 AGENT_USER = "holdfast"

@@ -1,6 +1,6 @@
 """Everything that is in the way, at once, before anything is changed."""
 
-from agent.installer.model import AGENT_UNIT, AGENT_YAML, CURRENT, OLDEST_PYTHON, OPT, UNIT_FOLDER
+from agent.installer.model import AGENT_YAML, COMMAND, CURRENT, OLDEST_PYTHON, OPT, UNIT_FOLDER, UNITS
 
 MAX_SKEW = 240.0
 """Seconds. Certificates are dated five minutes back; the rest is for the way."""
@@ -39,13 +39,12 @@ def faults(facts, options, offer):
     found += ["port " + port + " is taken by another program (see: ss -ltnp)" for port in facts.taken]
     if facts.unbindable:
         found.append("--bind " + options.bind + " is not an address of this host, so Envoy cannot listen there")
-    unit = UNIT_FOLDER + "/" + AGENT_UNIT
-    foreign = [path for path in (unit, CURRENT) if path in facts.there and "file " + path not in facts.recorded]
-    foreign = [
-        path for path in foreign if "unit " + path not in facts.recorded and "link " + path not in facts.recorded
+    ours = {key.split(" ", 1)[1] for key in facts.recorded}
+    found += [
+        path + " is there and was not made by this installer: another installation manages this host"
+        for path in (*(UNIT_FOLDER + "/" + unit for unit in UNITS), COMMAND)
+        if path in facts.there and path not in ours
     ]
-    if unit in foreign:
-        found.append(unit + " is there and was not made by this installer: another installation manages this host")
     if facts.node and options.node and facts.node != options.node:
         found.append(AGENT_YAML + " says that this host is " + facts.node + ", not " + options.node)
     if options.upgrade and not facts.installed:

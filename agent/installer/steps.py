@@ -5,6 +5,7 @@ import json
 from agent.installer.model import (
     AGENT_USER,
     AGENT_YAML,
+    COMMAND,
     CONFIG,
     CURRENT,
     DATA,
@@ -36,7 +37,7 @@ def things(options, offer, unit_texts, facts):
         Thing("tree", ENVOYS + "/" + offer.envoy.version, stamp=offer.envoy.sha256),
         Thing("link", CURRENT, target=offer.version),
         Thing("link", ENVOYS + "/current", target=offer.envoy.version),
-        Thing("link", "/usr/local/bin/holdfast-agent", target=CURRENT + "/bin/holdfast-agent"),
+        Thing("link", COMMAND, target=CURRENT + "/bin/holdfast-agent"),
     ]
     if not options.upgrade:
         address = options.address or facts.address

@@ -128,6 +128,21 @@ def test_what_is_in_the_way_is_told(name):
     assert said in found
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("unit", "/etc/systemd/system/holdfast-envoy.service"),
+        ("unit", "/etc/systemd/system/holdfast-host.service"),
+        ("link", "/usr/local/bin/holdfast-agent"),
+    ],
+)
+def test_what_somebody_else_put_there_is_not_replaced(kind, path):
+    facts = dataclasses.replace(FACTS, there=frozenset({path}))
+    [found] = faults(facts, OPTIONS, offer())
+    assert found.startswith(path + " is there and was not made by this installer")
+    assert faults(dataclasses.replace(facts, recorded=frozenset({kind + " " + path})), OPTIONS, offer()) == []
+
+
 def test_everything_is_told_at_once():
     change = {key: value for fields, _ in FAULTS.values() for key, value in fields.items()}
     found = faults(dataclasses.replace(FACTS, **change), OPTIONS, offer())
