@@ -203,7 +203,7 @@ def look_around(given, options, made):
     if needs_token:
         token = read_token_text(given.token_file)
     try:
-        remote = RemoteSource(options.controlplanes[0], token) if token else None
+        remote = RemoteSource(options.controlplanes[0], token, say) if token else None
         if remote:
             facts = dataclasses.replace(facts, skew=remote.look(time.time()))
         source = FolderSource(given.dist) if given.dist else remote

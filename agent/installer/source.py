@@ -19,6 +19,8 @@ SERVER_NAME = "controlplane.holdfast"
 """In the certificate of every control-plane node."""
 SECONDS = 30.0
 TRIES = 5
+BUSY_SECONDS = 600.0
+"""How long it waits for its turn, in all: many hosts that install at once may stand behind one address."""
 CHUNK = 1 << 18
 
 
@@ -49,12 +51,13 @@ class FolderSource:
 class RemoteSource:
     """A control-plane node. TLS is verified against the root that the token pins: it is the right mesh, or nothing."""
 
-    def __init__(self, url, token):
+    def __init__(self, url, token, say=print):
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname:
             raise InstallError(repr(url) + " is not of the form https://<address>:<port>")
         self.url, self._host, self._port = url.rstrip("/"), parts.hostname, parts.port or 443
         self._pin = token.rsplit(".", 1)[-1]
+        self._say, self._waited = say, 0.0
         self._context = None
         self._connection = None
 
@@ -120,9 +123,12 @@ class RemoteSource:
             raise
 
     def _tried(self, what, work):
-        for left in reversed(range(TRIES)):
+        left = TRIES
+        while True:
             try:
                 return work()
+            except Busy as exc:
+                self._wait(what, exc)
             except ssl.SSLCertVerificationError as exc:
                 raise InstallError(
                     "the certificate of "
@@ -134,10 +140,23 @@ class RemoteSource:
                 ) from exc
             except (Again, ConnectionError, http.client.HTTPException, socket.timeout, ssl.SSLError) as exc:
                 self.close()
+                left -= 1
                 if not left:
                     raise InstallError(what + " could not be fetched from " + self.url + ": " + str(exc)) from exc
                 time.sleep(2 ** (TRIES - left - 2))
-        return None
+
+    def _wait(self, what, busy):
+        """Until it is this host's turn."""
+        self.close()
+        if self._waited >= BUSY_SECONDS:
+            raise InstallError(
+                what + " could not be fetched: " + self.url + " has been busy for " + str(round(self._waited / 60))
+                + " min. Run the same again later: it goes on where it stopped"
+            ) from busy  # fmt: skip
+        if not self._waited:
+            self._say(self.url + " is busy with other hosts; waiting for its turn")
+        self._waited += busy.seconds
+        time.sleep(busy.seconds)
 
     def _get(self, path, start):
         if self._connection is None:
@@ -145,7 +164,7 @@ class RemoteSource:
         self._connection.request("GET", path, headers={"Range": "bytes=" + str(start) + "-"} if start else {})
         answer = self._connection.getresponse()
         if answer.status in (429, 503):
-            raise Again("it is busy (" + str(answer.status) + ")")
+            raise Busy(answer.getheader("Retry-After"))
         if start and answer.status == 200:
             raise FromStart("it does not go on in the middle of a file")
         if answer.status != (206 if start else 200):
@@ -169,6 +188,14 @@ class RemoteSource:
 
 class Again(Exception):  # noqa: N818 - what to do
     """It may work the next time."""
+
+
+class Busy(Again):
+    """It has too much to do."""
+
+    def __init__(self, seconds):
+        super().__init__("it is busy")
+        self.seconds = min(max(int(seconds), 1), 30) if seconds and seconds.isdecimal() else 2
 
 
 class FromStart(Again):

@@ -100,7 +100,7 @@ def test_a_token_says_what_to_pin_if_there_is_an_installer(tmp_path):
 def test_one_source_has_so_many_downloads_at_a_time_and_others_go_on(tmp_path):
     async def run():
         big = bytes(64) * (1 << 20)
-        put(tmp_path / "dist", {"install.py": b"x", "bin/x86_64/envoy": big})
+        put(tmp_path / "dist", {"install.py": b"x", "wheels/a-1.whl": b"abc", "bin/x86_64/envoy": big})
         async with mesh(tmp_path, dist_dir=str(tmp_path / "dist")) as cp, cp.session() as session:
             url = cp.url + "/v1/dist/bin/x86_64/envoy"
             held = []
@@ -108,13 +108,15 @@ def test_one_source_has_so_many_downloads_at_a_time_and_others_go_on(tmp_path):
                 response = await session.get(url, server_hostname="controlplane.holdfast")
                 assert response.status == 200  # and its body is not read: it stays open
                 held.append(response)
-            status, raw = await get(cp, "/install.py")
+            status, raw = await get(cp, "/v1/dist/wheels/a-1.whl")
             assert (status, b"at the same time" in raw) == (429, True)
+            # What is pasted on a host asks for this once: it is what waits for its turn.
+            assert (await get(cp, "/install.py"))[0] == 200
             assert (await cp.call("GET", "/v1/kinds"))[0] == 200
             for response in held:
                 response.close()
             async with asyncio.timeout(10):
-                while (await get(cp, "/install.py"))[0] != 200:
+                while (await get(cp, "/v1/dist/wheels/a-1.whl"))[0] != 200:
                     await asyncio.sleep(0.02)
 
     asyncio.run(run())

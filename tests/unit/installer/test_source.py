@@ -78,9 +78,8 @@ def test_a_server_that_shows_the_pinned_root_and_has_another_certificate_gets_no
         ((200, {"Content-Length": str(len(CONTENT))}, CONTENT[:100]), "could not be fetched"),
         ((302, {"Location": "https://elsewhere/"}, b""), "answers 302"),
         ((404, {}, b"no such file"), "answers 404: no such file"),
-        ((429, {}, b""), "it is busy"),
     ],
-    ids=["altered", "longer", "shorter", "cut", "redirect", "missing", "busy"],
+    ids=["altered", "longer", "shorter", "cut", "redirect", "missing"],
 )
 def test_a_file_that_is_not_as_listed_has_no_name_afterwards(tmp_path, reply, said):
     target = tmp_path / "a.whl"
@@ -104,6 +103,32 @@ def test_a_download_goes_on_where_a_killed_run_left_it(tmp_path):
     look(tmp_path, lambda _: answers, work=lambda s: s.fetch(item(), target))
     assert target.read_bytes() == CONTENT
     assert not part.exists()
+
+
+@pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "2"}), (503, {})])
+def test_a_host_waits_for_its_turn(tmp_path, status, headers):
+    """Many hosts behind one address install at once: the control plane lets so many download at a time."""
+    left = [20]
+
+    def answer() -> tuple[int, dict[str, str], bytes]:
+        left[0] -= 1
+        return (status, headers, b"later") if left[0] >= 0 else (200, {}, CONTENT)
+
+    pem, own = certificate(tmp_path)
+    told: list[str] = []
+    with server(pem, lambda path: answer() if path.startswith("/v1/dist") else (200, {}, roots(own))) as (url, _):
+        source = RemoteSource(url, token(own), told.append)
+        source.look(time.time())
+        source.fetch(item(), tmp_path / "a.whl")
+        source.close()
+    assert (tmp_path / "a.whl").read_bytes() == CONTENT
+    assert told == [f"{url} is busy with other hosts; waiting for its turn"]
+
+
+def test_a_host_does_not_wait_for_good(tmp_path):
+    with pytest.raises(InstallError, match="has been busy for 10 min"):
+        look(tmp_path, lambda _: {"/v1/dist/wheels/a.whl": (429, {"Retry-After": "9"}, b"")},
+             work=lambda source: source.fetch(item(), tmp_path / "a.whl"))  # fmt: skip
 
 
 def test_what_a_killed_run_left_is_not_believed(tmp_path):
