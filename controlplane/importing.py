@@ -228,7 +228,7 @@ class Import:
         roots = bundle.spec.roots
         async with link.dialled(address, place.tls(roots, other.trust_domain), self._door) as line:
             self._refused, self._holding, self._busy = _Refused(), self._held(), False
-            importer = Importer(place.me, other, self._holding.digests())
+            importer = Importer(place.me, other, self._holding.digests(self._peer().reach))
             await line.send(
                 importer.hello(
                     bundle=trust.digest(bundle.spec.sequence, roots),
@@ -327,9 +327,7 @@ class Import:
         if offer.addresses and (fault := await self._retried(lambda: self._learn(offer.addresses))):
             rejected["addresses"] = fault
         entries = [(entry.key, bytes(entry.value)) for entry in offer.put]
-        spec = self._peering.spec
-        reach = Reach(self._view.addresses(), spec.networks)
-        peer = imports.Peer(self._name, spec.trust_domain, spec.max_services, reach)
+        peer = self._peer()
 
         async def write() -> dict[str, str]:
             plan = imports.plan(self._holding, peer, entries, offer.gone)
@@ -341,6 +339,11 @@ class Import:
             return dict(plan.rejected)
 
         return rejected | await self._retried(write)
+
+    def _peer(self) -> imports.Peer:
+        spec = self._peering.spec
+        reach = Reach(self._view.addresses(), spec.networks)
+        return imports.Peer(self._name, spec.trust_domain, spec.max_services, reach)
 
     async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
         for _ in range(ATTEMPTS - 1):

@@ -85,9 +85,13 @@ class Holding:
             if not names:
                 self.endpoints.pop(obj.service, None)
 
-    def digests(self) -> dict[str, str]:
-        """The same set as the exporter names it: item's key -> digest."""
-        return {item_key(obj): wire.digest(wire.encode(offered(obj))) for obj in self.objects.values()}
+    def digests(self, reach: Reach | None = None) -> dict[str, str]:
+        """The same set as the exporter names it: item's key -> digest.
+
+        Without what may not be there any more: so it is offered anew, and then refused and taken away.
+        """
+        held = (obj for obj in self.objects.values() if reach is None or not any(_astray(obj, reach)))
+        return {item_key(obj): wire.digest(wire.encode(offered(obj))) for obj in held}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,7 @@ def _excess(obj: ImportedService | Endpoint) -> Iterable[Violation]:
         yield Violation(path="weight", reason=f"is not in 1 to {MAX_WEIGHT}")
 
 
-def _astray(obj: ImportedService | Endpoint, reach: Reach) -> Iterable[Violation]:
+def _astray(obj: Object, reach: Reach) -> Iterable[Violation]:
     """Where no proxy of ours is to connect, because a peer says so."""
     return at("address", reach.fault(obj.spec.address)) if isinstance(obj, Endpoint) else ()
 

@@ -388,3 +388,23 @@ def test_a_session_in_which_nothing_is_amiss_stays(tmp_path, monkeypatch):
             assert east.context.exporting.sessions == [session]
 
     asyncio.run(run())
+
+
+def test_a_peer_is_where_its_networks_are(tmp_path):
+    """Whoever names them later has what is elsewhere taken away, with the reason; and it comes back with them."""
+
+    async def run():
+        async with clusters(tmp_path, "west", "east") as (west, east):
+            await peered(east, west)
+            await offer_api(east)
+            await holds(west, "east", *API)
+            for networks, names in ((["198.51.100.0/24"], API[:1]), (["198.51.100.0/24", "10.9.9.0/24"], API)):
+                _, peering = await west.call("GET", "/v1/objects/peerings/east")
+                await west.apply(peering | {"spec": peering["spec"] | {"networks": networks}})
+                await holds(west, "east", *names)
+                told = (await state(west, "east"))["rejected"]
+                refused = {"endpoints/shop/api/gw1"} - {name for name in names if name.startswith("endpoints")}
+                assert set(told) == refused, told
+                assert all("spec.networks of its Peering" in reason for reason in told.values())
+
+    asyncio.run(run())

@@ -197,6 +197,12 @@ def test_an_address_to_which_no_peer_may_lead_is_refused_alone(address, reason):
     assert plan.rejected["endpoints/shop/api/gw2"].startswith("address: ")
     assert reason in plan.rejected["endpoints/shop/api/gw2"]
     assert sorted(key.rpartition("/")[2] for key in plan.create) == ["api", "gw1"]
+    # What was taken when another rule held is offered anew, for it is told as nothing that is held.
+    elsewhere = Reach(frozenset(), ("192.0.2.0/24",))
+    assert (set(holding.digests(east.reach)), set(holding.digests(elsewhere))) == (
+        {"services/shop/api", "endpoints/shop/api/gw1"},
+        {"services/shop/api"},
+    )
     # Nor is an old value kept of what leads astray now.
     moved = imports.plan(holding, east, offer(("endpoints/shop/api/gw1", {**good, "address": address})), ())
     assert [key.rpartition("/")[2] for key in moved.delete] == ["gw1"]
