@@ -1,12 +1,12 @@
-"""The certificates of etcd's own CA, which is never the mesh's: CA, members, clients.
+"""The certificates of etcd's own CA, which is never the mesh's: CA, members, clients. And OpenBao's, a CA for itself.
 
-Pure but for the randomness of keys and serial numbers. `holdfast init etcd-certs` writes what this makes; so does the
-demo's cluster.
+Pure but for the randomness of keys and serial numbers. `holdfast init etcd-certs` and `openbao-certs` write what this
+makes; so does the demo's cluster.
 """
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cryptography import x509
@@ -20,6 +20,8 @@ BACKDATE = dt.timedelta(minutes=5)
 
 SERVER_NAME = "etcd"
 """A DNS name in every member's certificate: clients verify it, whatever address they dial."""
+
+OPENBAO_NAME = "openbao"
 
 ROOT_USER = "root"
 CONTROLPLANE_USER = "holdfast-controlplane"
@@ -49,20 +51,28 @@ def make_ca(now: float, name: str = "holdfast etcd CA") -> Pair:
 
 def make_member(ca: Pair, name: str, addresses: Iterable[str], now: float) -> Pair:
     """For one member: its clients and its peers see the same certificate. It also dials its peers with it."""
-    names: list[x509.GeneralName] = [x509.DNSName(SERVER_NAME)]
-    for address in addresses:
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(address)))
-        except ValueError:
-            names.append(x509.DNSName(address))
     # etcd maps a client certificate's CN to a user; a member's CN must never be one.
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    return _leaf(ca, f"etcd-member-{name}", now, uses, names)
+    return _leaf(ca, f"etcd-member-{name}", now, uses, [x509.DNSName(SERVER_NAME), *_names(addresses)])
+
+
+def make_openbao_member(ca: Pair, name: str, addresses: Iterable[str], now: float) -> Pair:
+    """For one member of OpenBao. Clients verify its address; with its peers it speaks under certificates of its own."""
+    names = [x509.DNSName(OPENBAO_NAME), *_names(addresses)]
+    return _leaf(ca, f"openbao-member-{name}", now, [ExtendedKeyUsageOID.SERVER_AUTH], names)
 
 
 def make_client(ca: Pair, user: str, now: float) -> Pair:
     """For a client: etcd takes the CN for the user's name."""
     return _leaf(ca, user, now, [ExtendedKeyUsageOID.CLIENT_AUTH], [])
+
+
+def _names(addresses: Iterable[str]) -> Iterator[x509.GeneralName]:
+    for address in addresses:
+        try:
+            yield x509.IPAddress(ipaddress.ip_address(address))
+        except ValueError:
+            yield x509.DNSName(address)
 
 
 def _leaf(

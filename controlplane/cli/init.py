@@ -23,14 +23,25 @@ def init() -> None:
     """
 
 
+def _where(command: Any) -> Any:
+    """The options that both kinds of certificates have."""
+    for option in (
+        click.option("--renew", is_flag=True, help="Keep the CA that is there, and make everything else anew."),
+        click.option(
+            "--member", "members", multiple=True, required=True, metavar="NAME=ADDR[,ADDR]",
+            help="A member and its addresses.",
+        ),
+        click.option(
+            "--dir", "folder", required=True, type=click.Path(file_okay=False),
+            help="Where to put them; made if missing.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @init.command("etcd-certs")
-@click.option(
-    "--dir", "folder", required=True, type=click.Path(file_okay=False), help="Where to put them; made if missing."
-)
-@click.option(
-    "--member", "members", multiple=True, required=True, metavar="NAME=ADDR[,ADDR]", help="A member and its addresses."
-)
-@click.option("--renew", is_flag=True, help="Keep the CA that is there, and make everything else anew.")
+@_where
 def etcd_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
     r"""Make etcd's own CA, a certificate for each member, and one for each of its users.
 
@@ -44,22 +55,53 @@ def etcd_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
     from controlplane import etcd_pki
     from controlplane.cli.output import say
 
-    seats = [_member(text) for text in members]
-    if len({name for name, _ in seats}) != len(seats):
-        raise click.BadParameter("two members have the same name", param_hint="--member")
-    root, now = Path(folder), time.time()
-    ca = _ca(root, now, renew=renew)
+    seats, now = _seats(members), time.time()
+    users = (etcd_pki.ROOT_USER, etcd_pki.CONTROLPLANE_USER, etcd_pki.GATE_USER)
+    ca = _ca(Path(folder), "holdfast etcd CA", now, renew=renew)
     pairs = {name: etcd_pki.make_member(ca, name, addresses, now) for name, addresses in seats}
-    for user in (etcd_pki.ROOT_USER, etcd_pki.CONTROLPLANE_USER, etcd_pki.GATE_USER):
+    for user in users:
         if user in pairs:
             raise click.BadParameter(f"{user} is a user's name, not a member's", param_hint="--member")
         pairs[user] = etcd_pki.make_client(ca, user, now)
+    _write_all(Path(folder), pairs, renew=renew)
+    say("each with its key in <name>-key.pem (0600). A member takes its own pair and ca.pem; see docs for its flags")
+
+
+@init.command("openbao-certs")
+@_where
+def openbao_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
+    r"""Make a CA for OpenBao's own TLS, and a certificate for each of its members.
+
+    It has nothing to do with the mesh's certificates, which OpenBao signs. Keep ca-key.pem off the members.
+
+    \b
+    Examples:
+      holdfast init openbao-certs --dir bao-pki --member bao-1=10.0.0.1 --member bao-2=10.0.0.2,bao-2.example
+      holdfast init openbao-certs --dir bao-pki --member bao-3=10.0.0.3 --renew
+    """
+    from controlplane import etcd_pki
+    from controlplane.cli.output import say
+
+    seats, now = _seats(members), time.time()
+    ca = _ca(Path(folder), "holdfast OpenBao CA", now, renew=renew)
+    pairs = {name: etcd_pki.make_openbao_member(ca, name, addresses, now) for name, addresses in seats}
+    _write_all(Path(folder), pairs, renew=renew)
+    say("each with its key in <name>-key.pem (0600). Control-plane nodes take ca.pem for signer.caFile")
+
+
+def _seats(members: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    seats = [_member(text) for text in members]
+    if len({name for name, _ in seats}) != len(seats):
+        raise click.BadParameter("two members have the same name", param_hint="--member")
+    return seats
+
+
+def _write_all(root: Path, pairs: dict[str, Any], *, renew: bool) -> None:
     for name, pair in pairs.items():
         _write(root / f"{name}.pem", pair.cert, private=False, replace=renew)
         _write(root / f"{name}-key.pem", pair.key, private=True, replace=renew)
     for name in ("ca", *pairs):
         click.echo(str(root / f"{name}.pem"))
-    say("each with its key in <name>-key.pem (0600). A member takes its own pair and ca.pem; see docs for its flags")
 
 
 def _member(text: str) -> tuple[str, list[str]]:
@@ -70,7 +112,7 @@ def _member(text: str) -> tuple[str, list[str]]:
     return name, found
 
 
-def _ca(root: Path, now: float, *, renew: bool) -> Any:
+def _ca(root: Path, name: str, now: float, *, renew: bool) -> Any:
     from controlplane import etcd_pki
 
     cert, key = root / "ca.pem", root / "ca-key.pem"
@@ -87,7 +129,7 @@ def _ca(root: Path, now: float, *, renew: bool) -> Any:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
         raise CliError(f"{root} cannot be made: {exc.strerror}") from exc
-    ca = etcd_pki.make_ca(now)
+    ca = etcd_pki.make_ca(now, name)
     _write(cert, ca.cert, private=False, replace=False)
     _write(key, ca.key, private=True, replace=False)
     return ca

@@ -226,6 +226,18 @@ def test_init_makes_etcd_certificates_once(tmp_path):
         assert run("--member", wrong, "--renew").exit_code == Exit.USAGE
 
 
+def test_init_makes_certificates_for_openbao_and_none_of_etcd_s_users(tmp_path):
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["init", "openbao-certs", "--dir", str(tmp_path / "pki"), *arguments])
+
+    assert run("--member", "b1=10.0.0.1", "--member", "b2=fd00::2,b2.example").exit_code == 0
+    names = {p.name for p in (tmp_path / "pki").iterdir()}
+    assert names == {"ca.pem", "ca-key.pem", "b1.pem", "b1-key.pem", "b2.pem", "b2-key.pem"}
+    assert run("--member", "b1=10.0.0.1").exit_code == Exit.CONFLICT
+    assert run("--member", "b3=10.0.0.3", "--renew").exit_code == 0
+    assert run("--member", "b1", "--renew").exit_code == Exit.USAGE
+
+
 def test_init_mesh_tells_everything_that_is_wrong_with_the_settings(tmp_path):
     path = tmp_path / "controlplane.yaml"
     path.write_text("replica: cp1\nlisten: nowhere\nextra: 1\n")

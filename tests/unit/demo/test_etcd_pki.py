@@ -55,3 +55,18 @@ def test_a_member_never_has_a_users_name():
     member = load(etcd_pki.make_member(ca, "root", [], NOW))
     [name] = member.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     assert name.value == "etcd-member-root"
+
+
+def test_a_member_of_openbao_is_openbao_at_its_addresses_and_no_client():
+    ca = etcd_pki.make_ca(NOW, "holdfast OpenBao CA")
+    member = load(etcd_pki.make_openbao_member(ca, "one", ["10.0.0.1", "bao-1.example"], NOW))
+    [name] = member.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert name.value == "openbao-member-one"
+    assert "OpenBao" in member.issuer.rfc4514_string()
+    address = x509.IPAddress(ipaddress.ip_address("10.0.0.1"))
+    for wanted in (x509.DNSName("openbao"), x509.DNSName("bao-1.example"), address):
+        builder(ca).build_server_verifier(wanted).verify(member, [])
+    with pytest.raises(VerificationError):
+        builder(ca).build_server_verifier(x509.DNSName("etcd")).verify(member, [])
+    with pytest.raises(VerificationError):
+        builder(ca).build_client_verifier().verify(member, [])
