@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -51,7 +52,8 @@ PLAY = f"""
   gather_facts: false
   tasks:
   - ansible.builtin.include_vars: {ROLES}/{{{{ item }}}}.yml
-    loop: [common/defaults/main, common/vars/main, controlplane/defaults/main, controlplane/vars/main, agent/vars/main]
+    loop: [common/defaults/main, common/vars/main, controlplane/defaults/main, controlplane/vars/main, agent/vars/main,
+      etcd/defaults/main, etcd/vars/main, openbao/defaults/main]
   - ansible.builtin.include_vars: {{file: {ROLES}/agent/defaults/main.yml, name: agent_defaults}}
   - ansible.builtin.set_fact: {{"{{{{ item.key }}}}": "{{{{ item.value }}}}"}}
     loop: "{{{{ agent_defaults | dict2items }}}}"
@@ -65,6 +67,11 @@ PLAY = f"""
       src: {ROLES}/agent/templates/service.yaml.j2
       dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d/{{{{ item.0 }}}}"
     loop: "{{{{ __agent_service_files | zip(holdfast_services) }}}}"
+  - ansible.builtin.template:
+      src: {ROLES}/{{{{ item }}}}.j2
+      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/{{{{ item | basename }}}}"
+    loop: [etcd/templates/etcd.env, openbao/templates/bao.hcl]
+    when: inventory_hostname in groups.holdfast_etcd
   - ansible.builtin.copy:
       content: "{{{{ __agent_identities | to_json }}}}"
       dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/identities"
@@ -120,6 +127,19 @@ def test_a_gateway_can_be_run_with_what_is_written_for_it(written: Path):
     assert agent_settings.load(written / "web-1/agent.yaml").gateway is None
     roles = {name: yaml.safe_load((written / name / "roles").read_text()) for name in ("gw-1", "web-1", "cp-1")}
     assert roles == {"gw-1": ["gateway"], "web-1": [], "cp-1": ["gate"]}
+
+
+@pytest.mark.slow
+def test_addresses_of_ipv6_stand_in_brackets_where_a_port_follows(written: Path):
+    for name in ("etcd.env", "bao.hcl"):
+        text = (written / "cp-2" / name).read_text()
+        found = re.findall(r"(?<![-\w/])(?:https://)?\[?2001:db8::2\S*", text)
+        assert found
+        for each in found:
+            plain = each.strip('"')
+            url = urlsplit(plain if "//" in plain else f"//{plain}")
+            assert url.hostname == "2001:db8::2", each
+            assert url.port in (2379, 2380, 8200, 8201), each
 
 
 @pytest.mark.slow
