@@ -92,6 +92,15 @@ class Fleet:
             host.wait_up()
         return new
 
+    def replace(self, host: Host) -> None:
+        """It is lost with its disk, and another one of its name and address comes in its place, from the image."""
+        if faults := _erase(host.machine, host.folder):
+            raise VmError(f"{host.name}: {'; '.join(faults)}")
+        shutil.rmtree(host.folder)
+        host.create()
+        host.start()
+        host.wait_up()
+
     def keep(self) -> None:
         """The hosts outlive this process, until `down`."""
         (self.folder / "kept").touch()
@@ -161,11 +170,7 @@ class Fleet:
         """Everything of this run, in whatever state it is; what cannot be removed is told, after all else is gone."""
         faults: list[str] = []
         for folder in sorted((self.folder / "hosts").glob("*")):
-            machine = f"{self.name}-{folder.name}"
-            _attempt(faults, lambda machine=machine: cgroups.kill(machine))
-            _attempt(faults, lambda machine=machine: cgroups.remove(machine))
-            _attempt(faults, lambda folder=folder: _unmount(folder / "root"))
-            _attempt(faults, lambda machine=machine: _remove_empty(NSPAWN / machine))
+            faults += _erase(f"{self.name}-{folder.name}", folder)
         if Path("/sys/class/net", self.bridge).exists():
             _attempt(faults, lambda: call("ip", "link", "delete", self.bridge))
         _attempt(faults, lambda: call("nft", "delete", "table", "bridge", f"hf-{self.name}", check=False))
@@ -176,6 +181,16 @@ class Fleet:
             self._lock = None
         if faults:
             raise VmError(f"run {self.name}: left behind: {'; '.join(faults)}")
+
+
+def _erase(machine: str, folder: Path) -> list[str]:
+    """What of a host is outside its folder; returns what could not be removed."""
+    faults: list[str] = []
+    _attempt(faults, lambda: cgroups.kill(machine))
+    _attempt(faults, lambda: cgroups.remove(machine))
+    _attempt(faults, lambda: _unmount(folder / "root"))
+    _attempt(faults, lambda: _remove_empty(NSPAWN / machine))
+    return faults
 
 
 def runs() -> Iterator[tuple[str, str]]:

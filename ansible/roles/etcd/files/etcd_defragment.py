@@ -1,7 +1,8 @@
 """Defragment this member if it is worth it, one member at a time, and never the leader. Standard library only.
 
 etcd answers nothing while it defragments, so the leader first hands its office to another member. A lock in etcd itself
-keeps members from doing it together. Connection and credentials come from the environment (ETCDCTL_...).
+keeps members from doing it together; where the quota is used up no lock can be written, and none is taken: nobody can
+write then anyway. Connection and credentials come from the environment (ETCDCTL_...).
 """
 
 import argparse
@@ -36,6 +37,11 @@ def read_status(text: str) -> Status:
     return Status(body["header"]["member_id"], body["leader"], body["dbSize"], body.get("dbSizeInUse", body["dbSize"]))
 
 
+def full(alarms: str) -> bool:
+    """Does `alarm list` say that the quota is used up?"""
+    return "alarm:NOSPACE" in alarms
+
+
 def successor(members: Sequence[dict[str, Any]], own: int) -> int | None:
     """Another member that votes."""
     return next((m["ID"] for m in members if m["ID"] != own and not m.get("isLearner")), None)
@@ -62,7 +68,8 @@ def main() -> int:
     if not worth(before, options.ratio, options.min_bytes):
         sys.stdout.write(f"nothing to do: {before.used} of {before.size} bytes are in use\n")
         return 0
-    if not options.locked:
+    quota = full(etcdctl("alarm", "list"))
+    if not options.locked and not quota:
         os.execv(options.etcdctl, [options.etcdctl, "lock", LOCK, sys.executable, *sys.argv, "--locked"])  # noqa: S606
     if before.leader == before.member:
         heir = successor(json.loads(etcdctl("member", "list", "-w", "json"))["members"], before.member)
@@ -70,6 +77,10 @@ def main() -> int:
             etcdctl("move-leader", f"{heir:x}")
     etcdctl("defrag", TIMEOUT)
     sys.stdout.write(f"defragmented: {before.size} bytes before, {status().size} after\n")
+    if quota:
+        sys.stdout.write(
+            "the quota was used up: when all members are defragmented, `etcdctl alarm disarm` admits writes\n"
+        )
     return 0
 
 
