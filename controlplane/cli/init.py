@@ -1,9 +1,12 @@
 """`holdfast init`."""
 
 import asyncio
+import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -26,15 +29,13 @@ def init() -> None:
 def _where(command: Any) -> Any:
     """The options that both kinds of certificates have."""
     for option in (
+        click.option(
+            "--pipe", is_flag=True,
+            help="The CA's certificate and key come from stdin (nothing: a new CA), and all goes to stdout as JSON.",
+        ),
         click.option("--renew", is_flag=True, help="Keep the CA that is there, and make everything else anew."),
-        click.option(
-            "--member", "members", multiple=True, required=True, metavar="NAME=ADDR[,ADDR]",
-            help="A member and its addresses.",
-        ),
-        click.option(
-            "--dir", "folder", required=True, type=click.Path(file_okay=False),
-            help="Where to put them; made if missing.",
-        ),
+        click.option("--member", "members", multiple=True, metavar="NAME=ADDR[,ADDR]", help="A member, its addresses."),
+        click.option("--dir", "folder", type=click.Path(file_okay=False), help="Where to put them; made if missing."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -42,7 +43,7 @@ def _where(command: Any) -> Any:
 
 @init.command("etcd-certs")
 @_where
-def etcd_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
+def etcd_certs(folder: str | None, members: tuple[str, ...], renew: bool, pipe: bool) -> None:
     r"""Make etcd's own CA, a certificate for each member, and one for each of its users.
 
     The CA is etcd's alone, never the mesh's. Keep ca-key.pem off the members: it is only needed here, for --renew.
@@ -51,25 +52,26 @@ def etcd_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
     Examples:
       holdfast init etcd-certs --dir pki --member etcd-1=10.0.0.1 --member etcd-2=10.0.0.2,etcd-2.example
       holdfast init etcd-certs --dir pki --member etcd-4=10.0.0.4 --renew
+      cat pki/ca.pem pki/ca-key.pem | holdfast init etcd-certs --pipe --member etcd-4=10.0.0.4
     """
     from controlplane import etcd_pki
-    from controlplane.cli.output import say
 
-    seats, now = _seats(members), time.time()
+    now = time.time()
+    seats = _seats(members)
     users = (etcd_pki.ROOT_USER, etcd_pki.CONTROLPLANE_USER, etcd_pki.GATE_USER)
-    ca = _ca(Path(folder), "holdfast etcd CA", now, renew=renew)
-    pairs = {name: etcd_pki.make_member(ca, name, addresses, now) for name, addresses in seats}
-    for user in users:
-        if user in pairs:
-            raise click.BadParameter(f"{user} is a user's name, not a member's", param_hint="--member")
-        pairs[user] = etcd_pki.make_client(ca, user, now)
-    _write_all(Path(folder), pairs, renew=renew)
-    say("each with its key in <name>-key.pem (0600). A member takes its own pair and ca.pem; see docs for its flags")
+    if taken := [name for name, _ in seats if name in users]:
+        raise click.BadParameter(f"{taken[0]} is a user's name, not a member's", param_hint="--member")
+
+    def make(ca: Any) -> dict[str, Any]:
+        pairs = {name: etcd_pki.make_member(ca, name, addresses, now) for name, addresses in seats}
+        return pairs | {user: etcd_pki.make_client(ca, user, now) for user in users}
+
+    _give(_Order(folder, seats, renew, pipe), "holdfast etcd CA", make, "See docs for its flags")
 
 
 @init.command("openbao-certs")
 @_where
-def openbao_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
+def openbao_certs(folder: str | None, members: tuple[str, ...], renew: bool, pipe: bool) -> None:
     r"""Make a CA for OpenBao's own TLS, and a certificate for each of its members.
 
     It has nothing to do with the mesh's certificates, which OpenBao signs. Keep ca-key.pem off the members.
@@ -80,13 +82,69 @@ def openbao_certs(folder: str, members: tuple[str, ...], renew: bool) -> None:
       holdfast init openbao-certs --dir bao-pki --member bao-3=10.0.0.3 --renew
     """
     from controlplane import etcd_pki
+
+    now = time.time()
+    seats = _seats(members)
+
+    def make(ca: Any) -> dict[str, Any]:
+        return {name: etcd_pki.make_openbao_member(ca, name, addresses, now) for name, addresses in seats}
+
+    order = _Order(folder, seats, renew, pipe)
+    _give(order, "holdfast OpenBao CA", make, "Control-plane nodes take ca.pem for signer.caFile")
+
+
+class _Order(NamedTuple):
+    folder: str | None
+    seats: list[tuple[str, list[str]]]
+    renew: bool
+    pipe: bool
+
+
+def _give(order: _Order, ca_name: str, make: Callable[[Any], dict[str, Any]], hint: str) -> None:
+    """Into a folder, or as JSON through pipes: `{"ca": {"cert", "key"}, "<name>": {"cert", "key"}, …}`, all of it PEM.
+
+    The CA's key is there only if it is a new one.
+    """
+    from controlplane import etcd_pki
     from controlplane.cli.output import say
 
-    seats, now = _seats(members), time.time()
-    ca = _ca(Path(folder), "holdfast OpenBao CA", now, renew=renew)
-    pairs = {name: etcd_pki.make_openbao_member(ca, name, addresses, now) for name, addresses in seats}
-    _write_all(Path(folder), pairs, renew=renew)
-    say("each with its key in <name>-key.pem (0600). Control-plane nodes take ca.pem for signer.caFile")
+    if bool(order.folder) == order.pipe or (order.pipe and order.renew):
+        raise click.UsageError("give --dir, or --pipe without --dir and --renew")
+    if order.pipe:
+        given = sys.stdin.buffer.read()
+        ca = _piped(given) if given.strip() else etcd_pki.make_ca(time.time(), ca_name)
+        pairs = {"ca": ca, **(make(ca) if order.seats else {})}
+        made = {name: {"cert": pair.cert.decode(), "key": pair.key.decode()} for name, pair in pairs.items()}
+        if given.strip():
+            del made["ca"]["key"]
+        click.echo(json.dumps(made))
+        return
+    if not order.seats:
+        raise click.UsageError("give at least one --member")
+    root = Path(order.folder or "")
+    pairs = make(_ca(root, ca_name, time.time(), renew=order.renew))
+    for name, pair in pairs.items():
+        _write(root / f"{name}.pem", pair.cert, private=False, replace=order.renew)
+        _write(root / f"{name}-key.pem", pair.key, private=True, replace=order.renew)
+    for name in ("ca", *pairs):
+        click.echo(str(root / f"{name}.pem"))
+    say(f"each with its key in <name>-key.pem (0600). A member takes its own pair and ca.pem. {hint}")
+
+
+def _piped(given: bytes) -> Any:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    from controlplane import etcd_pki
+
+    try:
+        cert = x509.load_pem_x509_certificate(given)
+        key = serialization.load_pem_private_key(given[given.index(b"-----BEGIN PRIVATE KEY") :], None)
+    except ValueError as exc:
+        raise CliError("stdin is no CA", hint="its certificate, then its key: cat ca.pem ca-key.pem") from exc
+    if cert.public_key() != key.public_key():
+        raise CliError("the key on stdin is not the certificate's", hint="cat ca.pem ca-key.pem, of the same CA")
+    return etcd_pki.Pair(cert.public_bytes(serialization.Encoding.PEM), given[given.index(b"-----BEGIN PRIVATE KEY") :])
 
 
 def _seats(members: tuple[str, ...]) -> list[tuple[str, list[str]]]:
@@ -94,14 +152,6 @@ def _seats(members: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     if len({name for name, _ in seats}) != len(seats):
         raise click.BadParameter("two members have the same name", param_hint="--member")
     return seats
-
-
-def _write_all(root: Path, pairs: dict[str, Any], *, renew: bool) -> None:
-    for name, pair in pairs.items():
-        _write(root / f"{name}.pem", pair.cert, private=False, replace=renew)
-        _write(root / f"{name}-key.pem", pair.key, private=True, replace=renew)
-    for name in ("ca", *pairs):
-        click.echo(str(root / f"{name}.pem"))
 
 
 def _member(text: str) -> tuple[str, list[str]]:

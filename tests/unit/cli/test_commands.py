@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from click.testing import CliRunner, Result
+from cryptography import x509
 
 from controlplane.cli.errors import Exit
 from controlplane.cli.main import main
@@ -236,6 +237,34 @@ def test_init_makes_certificates_for_openbao_and_none_of_etcd_s_users(tmp_path):
     assert run("--member", "b1=10.0.0.1").exit_code == Exit.CONFLICT
     assert run("--member", "b3=10.0.0.3", "--renew").exit_code == 0
     assert run("--member", "b1", "--renew").exit_code == Exit.USAGE
+
+
+def test_init_makes_certificates_through_pipes_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, given: str = "") -> Result:
+        return CliRunner().invoke(main, ["init", *arguments], input=given)
+
+    new = json.loads(run("etcd-certs", "--pipe").stdout)
+    assert set(new) == {"ca"}
+    ca = new["ca"]["cert"] + new["ca"]["key"]
+    made = json.loads(run("etcd-certs", "--pipe", "--member", "e1=10.0.0.1", given=ca).stdout)
+    assert set(made) == {"ca", "e1", "root", "holdfast-controlplane", "holdfast-gate"}
+    assert made["ca"] == {"cert": new["ca"]["cert"]}
+    load = x509.load_pem_x509_certificate
+    for name in made.keys() - {"ca"}:
+        load(made[name]["cert"].encode()).verify_directly_issued_by(load(made["ca"]["cert"].encode()))
+    bao = json.loads(run("openbao-certs", "--pipe", "--member", "b1=10.0.0.1").stdout)
+    assert set(bao) == {"ca", "b1"}
+    assert "BEGIN PRIVATE KEY" in bao["ca"]["key"]
+    assert list(tmp_path.iterdir()) == []
+    other = new["ca"]["cert"] + bao["ca"]["key"]
+    for wrong in ("no PEM", new["ca"]["cert"], other):
+        told = run("etcd-certs", "--pipe", "--member", "e1=10.0.0.1", given=wrong)
+        assert (told.exit_code, "cat ca.pem ca-key.pem" in told.stderr) == (1, True), told.output
+    assert run("etcd-certs", "--pipe", "--dir", "x").exit_code == Exit.USAGE
+    assert run("etcd-certs", "--member", "e1=10.0.0.1").exit_code == Exit.USAGE
+    assert run("etcd-certs", "--dir", "x").exit_code == Exit.USAGE
 
 
 def test_init_mesh_tells_everything_that_is_wrong_with_the_settings(tmp_path):
