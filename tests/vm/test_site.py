@@ -88,7 +88,6 @@ def site(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "ANSIBLE_SSH_COMMON_ARGS": shlex.join(next(iter(found.values())).ssh_options()),
         "ANSIBLE_HOME": str(folder / "home"),
         "ANSIBLE_LOG_PATH": str(folder / "play.log"),
-        "ANSIBLE_GATHERING": "smart",
         "ANSIBLE_NOCOLOR": "1",
     }
     return Site(folder, env, hosts=found)

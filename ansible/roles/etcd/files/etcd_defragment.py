@@ -70,7 +70,9 @@ def main() -> int:
         return 0
     quota = full(etcdctl("alarm", "list"))
     if not options.locked and not quota:
-        os.execv(options.etcdctl, [options.etcdctl, "lock", LOCK, sys.executable, *sys.argv, "--locked"])  # noqa: S606
+        # After two dashes: etcdctl would take this program's options for its own.
+        command = [options.etcdctl, "lock", LOCK, "--", sys.executable, *sys.argv, "--locked"]
+        os.execv(options.etcdctl, command)  # noqa: S606
     if before.leader == before.member:
         heir = successor(json.loads(etcdctl("member", "list", "-w", "json"))["members"], before.member)
         if heir is not None:
