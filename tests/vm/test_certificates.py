@@ -23,7 +23,7 @@ def plane(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Contr
     build_dist(dist, Order(**HERE), lambda _: None)
     controller = Controller(tmp_path_factory.mktemp("controller"), dist)
     [host] = fleet.up("cp")
-    groups = dict.fromkeys(("holdfast_etcd", "holdfast_openbao", "holdfast_controlplane"), [host])
+    groups = {name: [host] for name in ("holdfast_etcd", "holdfast_openbao", "holdfast_controlplane")}
     controller.write(groups, {})
     controller.play("site")
     return controller, host

@@ -87,7 +87,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("roles")
     (folder / "inventory.yml").write_text(INVENTORY)
     (folder / "play.yml").write_text(PLAY)
-    done = ansible(folder, "ansible-playbook", "-i", "inventory.yml", "play.yml")
+    done = ansible(folder, "ansible-playbook", "-i", "inventory.yml", "play.yml", timeout=170)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     return folder
 
