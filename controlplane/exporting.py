@@ -2,19 +2,20 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
 
+from ca.limits import Buckets, Rate
 from controlplane.mirror import Mirror
 from controlplane.touched import Touched
 from controlplane.view import View, roots_of
-from mesh.aio import first
+from mesh.aio import first, pause
 from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef, TrustBundle
 from multicluster import exports, trust
-from multicluster.exports import Items
+from multicluster.exports import Items, Selection
 from multicluster.link import Link, LinkError
 from multicluster.session import Exporter, Me, ProtocolError
 from multicluster.wire import Ack, Bye, Digests, Hello, ToExporter
@@ -25,7 +26,12 @@ HELLO_SECONDS = 10.0
 CATCH_UP_SECONDS = 10.0
 """How long a replica that lags behind what the peer has seen waits before it serves what it has."""
 MAX_SESSIONS = 4
-"""Of one peer, at one replica: its leader has one, and a new leader comes before the old one is missed."""
+"""Of one peer, at one replica: its leader has one, and a new leader comes before the old one is missed. Newer ones
+win, also over such as have said nothing yet."""
+HELLOS = Rate(0.5, 20)
+"""Of one peer, at one replica. An importer that finds nobody waits longer than this by itself."""
+DIGESTS = Rate(25_000, 300_000)
+"""Items that one peer tells that it holds, over all its sessions; a burst is more than one session may tell of."""
 
 Learn = Callable[[str, tuple[str, ...]], Awaitable[str]]
 """(peer, addresses) -> why they are not taken, or nothing."""
@@ -81,6 +87,10 @@ class Exporting:
         self._mirror, self._view, self._me, self._addresses, self._learn = mirror, mirror.view, me, addresses, learn
         self._local = LocalView(mirror.view)
         self.sessions: list[Session] = []
+        self._links: dict[str, list[Link]] = {}
+        """Peer -> its connections, the oldest first."""
+        self._selections: dict[str, Selection] = {}
+        self._hellos, self._digests = Buckets(HELLOS), Buckets(DIGESTS)
         self._counts: dict[str, int] = {}
         """Peer -> Services that it may know; empty: to be counted again."""
         self._bundle: tuple[TrustBundle, str] | None = None
@@ -90,7 +100,11 @@ class Exporting:
     def _notice(self, touched: Touched) -> None:
         if touched.services or touched.peerings:
             self._counts.clear()
+            for gone in [name for name in self._selections if self._view.peering(name) is None]:
+                del self._selections[gone]
         everything = touched.peerings or GATEWAY in touched.endpoints
+        for selection in self._selections.values():
+            selection.touch(touched.services, touched.endpoints, everything=everything)
         told = everything or touched.bundles or touched.replicas
         for session in self.sessions:
             # Endpoints of what the peer may not know are the most of what happens, and cost it nothing.
@@ -107,10 +121,24 @@ class Exporting:
             self._counts[name] = sum(1 for _ in exports.allowed(self._local, peering))
         return self._counts[name]
 
+    def selected(self, peering: Peering) -> Mapping[ServiceRef, Items]:
+        """What this peer is offered now."""
+        selection = self._selections.setdefault(peering.metadata.name, Selection())
+        selection.refresh(self._local, peering)
+        return selection.services
+
+    def admit(self, peer: str) -> float:
+        """May it dial now? Asked before anything is done for it: 0, or the seconds to wait."""
+        return self._hellos.take(peer, asyncio.get_running_loop().time())
+
     async def serve(self, peer: str, ws: web.WebSocketResponse) -> None:
         """One connection, to its end."""
         link = Link(ws, ToExporter)
+        links = self._links.setdefault(peer, [])
+        links.append(link)
         try:
+            while len(links) > MAX_SESSIONS:
+                await links.pop(0).close("replaced by newer ones")
             if (parting := self._parting(peer)) is not None:
                 await link.send(parting)
                 return
@@ -120,6 +148,8 @@ class Exporting:
             if isinstance(exc, ProtocolError):
                 await _say(link, Bye(reason="protocol", words=str(exc)))
         finally:
+            if link in links:
+                links.remove(link)
             await link.close()
 
     async def _serve(self, peer: str, link: Link) -> None:
@@ -135,8 +165,6 @@ class Exporting:
         exporter = Exporter(self._me, Me(peer, peering.spec.trust_domain))
         session = Session(peer, link, exporter, asyncio.get_running_loop().time())
         session.roots = roots_of(self._view, peering)
-        for older in [one for one in self.sessions if one.peer == peer][: 1 - MAX_SESSIONS]:
-            await older.link.close("replaced by newer ones")
         self.sessions.append(session)
         try:
             await self._catch_up(session, hello)
@@ -160,7 +188,7 @@ class Exporting:
     async def _greet(self, session: Session, hello: Hello, peering: Peering) -> None:
         if fault := await self._learn(session.peer, hello.addresses):
             log.warning("peer's addresses are not taken", peer=session.peer, reason=fault)
-        session.offered = exports.select(self._local, peering)
+        session.offered = dict(self.selected(peering))
         session.everything, session.dirty = False, set()
         want = {key: value for items in session.offered.values() for key, value in items.items()}
         view = self._view
@@ -178,12 +206,17 @@ class Exporting:
                     session.exporter.ack(message)
                     self._refused(session, message)
                 case Digests():
+                    await self._pace(session.peer, len(message.items))
                     session.exporter.digests(message)
                 case Bye():
                     raise LinkError(f"it said: {message.reason[:40]} {message.words[:200]}")
                 case _:
                     raise ProtocolError("a second hello")
             session.wake.set()
+
+    async def _pace(self, peer: str, items: int) -> None:
+        while wait := self._digests.take(peer, asyncio.get_running_loop().time(), min(DIGESTS.burst, items)):
+            await pause(wait)
 
     def _refused(self, session: Session, ack: Ack) -> None:
         if ack.refused:
@@ -222,14 +255,11 @@ class Exporting:
         peering = self._view.peering(session.peer)
         if peering is None:
             return
-        if session.everything:
-            fresh = exports.select(self._local, peering)
-            services = fresh.keys() | session.offered.keys()
-        else:
-            services, fresh = session.dirty, {}
+        fresh = self.selected(peering)
+        services = fresh.keys() | session.offered.keys() if session.everything else session.dirty
         changed: dict[str, bytes | None] = {}
         for ref in services:
-            after = fresh.get(ref, {}) if session.everything else exports.of_service(self._local, ref, peering)
+            after = fresh.get(ref, {})
             before = session.offered.pop(ref, {})
             if after:
                 session.offered[ref] = after

@@ -8,6 +8,7 @@ import functools
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -213,7 +214,8 @@ class Import:
         except PartedError as exc:
             return Outcome(str(exc), "refused", slow=DELETED in str(exc))
         except RefusedError as exc:
-            return Outcome(str(exc), "lost" if exc.status >= 500 else "refused", slow=exc.status < 500)
+            away = exc.status >= 500 or exc.status == HTTPStatus.TOO_MANY_REQUESTS
+            return Outcome(str(exc), "lost" if away else "refused", slow=not away)
         except ProtocolError as exc:
             return Outcome(str(exc), "refused", slow=True)
         except LinkError as exc:

@@ -6,6 +6,8 @@ or, where the Peering exposes instances, each instance.
 """
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mesh.model import GATEWAY, Endpoint, ExportPolicy, Peering, Service, ServiceRef
@@ -38,6 +40,33 @@ def exported(policies: Iterable[ExportPolicy], service: Service, peer: str) -> b
 def select(local: Local, peering: Peering) -> dict[ServiceRef, Items]:
     """All that this peer is offered, by Service."""
     return {service.service: of_service(local, service.service, peering) for service in allowed(local, peering)}
+
+
+@dataclass(slots=True)
+class Selection:
+    """What one peer is offered, made once for all who ask: a peer that dials again and again costs no more."""
+
+    services: dict[ServiceRef, Items] = field(default_factory=dict)
+    """As of the last refresh. Its Items are never changed, but replaced."""
+    _dirty: set[ServiceRef] = field(default_factory=set)
+    _everything: bool = True
+
+    def touch(self, services: AbstractSet[ServiceRef], endpoints: AbstractSet[ServiceRef], *, everything: bool) -> None:
+        """These changed; `endpoints`: those of these Services. Of what the peer may not know they cost nothing."""
+        self._everything |= everything
+        self._dirty |= services | (endpoints & self.services.keys())
+
+    def refresh(self, local: Local, peering: Peering) -> None:
+        """Bring it up to date: cost by what was touched."""
+        if self._everything:
+            self.services = select(local, peering)
+        else:
+            for ref in self._dirty:
+                if items := of_service(local, ref, peering):
+                    self.services[ref] = items
+                else:
+                    self.services.pop(ref, None)
+        self._everything, self._dirty = False, set()
 
 
 def allowed(local: Local, peering: Peering) -> Iterator[Service]:

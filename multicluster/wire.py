@@ -13,7 +13,7 @@ messages. Values are decoded one by one (`imports`), so that one bad item does n
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -36,6 +36,9 @@ MAX_ADDRESS_CHARS = 300
 
 SERVICES, ENDPOINTS = "services/", "endpoints/"
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A count, or a revision of etcd's: what is beyond is no message. It is compared, kept and told on."""
+
 
 class Message(Frozen, frozen=True, kw_only=True, tag_field="type", tag=str.lower):
     """Text of one frame."""
@@ -47,14 +50,14 @@ class Hello(Message, frozen=True, kw_only=True):
     versions: tuple[int, ...]
     cluster: str
     trust_domain: str
-    count: int = 0
+    count: Number = 0
     """Items that it holds, and their digest."""
     digest: str = ""
     bundle: str = ""
     """Digest of the exporter's trust bundle, as held."""
     epoch: str = ""
     """Of the exporter's store when the importer was last in step with it, and the revision then."""
-    position: int = 0
+    position: Number = 0
     addresses: tuple[str, ...] = ()
     """The importer's own control-plane nodes."""
 
@@ -66,7 +69,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     cluster: str
     trust_domain: str
     epoch: str = ""
-    position: int = 0
+    position: Number = 0
     buckets: tuple[str, ...] = ()
 
 
@@ -88,8 +91,8 @@ class Entry(Frozen, frozen=True, kw_only=True):
 class Offer(Message, frozen=True, kw_only=True):
     """Items that came, changed or went. Numbered from 1 without a gap; each is answered by an Ack."""
 
-    nonce: int
-    position: int = 0
+    nonce: Number
+    position: Number = 0
     """Revision of the exporter's store that it was made from."""
     put: tuple[Entry, ...] = ()
     gone: tuple[str, ...] = ()
@@ -104,10 +107,10 @@ class Offer(Message, frozen=True, kw_only=True):
 class Ack(Message, frozen=True, kw_only=True):
     """What is not named as rejected is written, and in force as far as the importer's own agents are."""
 
-    nonce: int
+    nonce: Number
     rejected: dict[str, str] = {}
     """Item's key, `bundle` or `addresses` -> why. At most REASONS of them."""
-    refused: int = 0
+    refused: Number = 0
     """How many in all."""
 
 

@@ -96,6 +96,8 @@ async def session(request: web.Request) -> web.StreamResponse:
         raise ApiError(503, "the store does not answer this node", "another node may serve", retry_after=1)
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise ApiError(400, "this is a WebSocket", "send an Upgrade request")
+    if wait := context.exporting.admit(caller.name):
+        raise ApiError(429, f"{caller.name} dials too often", "one session is enough; wait", retry_after=wait)
     ws = web.WebSocketResponse(
         timeout=2.0, heartbeat=HEARTBEAT_SECONDS, compress=False, max_msg_size=wire.MAX_FRAME_BYTES
     )
