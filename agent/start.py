@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import cast
 
 from agent.settings import SettingsError, load
+from mesh.aio import freeze_loaded
 
 
 def start(config: Path) -> None:
@@ -23,6 +24,7 @@ def start(config: Path) -> None:
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from agent import daemon
 
+    freeze_loaded()
     try:
         daemon.run(settings, config.absolute())
     except daemon.StartError as exc:

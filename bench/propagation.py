@@ -38,18 +38,26 @@ PUTS, MOVES, WARM_UP = 600, 500, 20
 NO_PAUSE, PAUSE = (0.0, 0.0), (0.005, 0.03)
 """Seconds between two changes: none, or at random, so that they meet no rhythm and processors may fall asleep."""
 PATIENCE = 10.0
-TMPFS, IN_MEMORY = Path("/dev/shm"), "one after the other, no disk: all files of the mesh in memory"
+TMPFS = Path("/dev/shm")
+ALONE = "one after the other, etcd alone on the disk"
+"""As on hosts of their own: what agents write down of the same change does not wait in the same queue as etcd's log."""
+IN_MEMORY = "one after the other, no disk: all files of the mesh in memory"
 """Not how a mesh is run: it tells what share of the time is the disk's, since here writing and fsync cost nothing."""
 API = ServiceRef(top.NAMESPACE, "api")
 MOVING, MOVING_PORT = "moving", 9009
 
 
 @contextlib.asynccontextmanager
-async def whole_mesh(say: Say, *, within: str | None = None) -> AsyncIterator[Mesh]:
-    """The demo, in a folder that goes with it; `within` another than that for temporary files."""
+async def whole_mesh(say: Say, *, within: Path | None = None, etcd_apart: bool = False) -> AsyncIterator[Mesh]:
+    """The demo, in a folder that goes with it; `within` another than that for temporary files, where etcd may stay."""
     as_installed()
     # Short: unix sockets lie deep in it, and their paths have 107 bytes at most.
-    with tempfile.TemporaryDirectory(prefix="hf-", dir=within, ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-", dir=within, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="hf-etcd-", ignore_cleanup_errors=True) as apart,
+    ):
+        if etcd_apart:
+            (Path(folder) / "etcd").symlink_to(apart)
         async with Mesh(Path(folder), Stages(say)) as mesh:
             yield mesh
 
@@ -60,9 +68,9 @@ async def run(say: Say, *, quick: bool = False) -> list[Figure]:
         for how, pause in (("one after the other", NO_PAUSE), ("after random pauses", PAUSE)):
             figures += await put_to_applied(mesh, say, puts, how, pause)
         figures += await apply_to_answer(mesh, say, 30 if quick else MOVES)
-    if TMPFS.is_dir():
-        async with whole_mesh(say, within=str(TMPFS)) as mesh:
-            figures += await put_to_applied(mesh, say, puts, IN_MEMORY, NO_PAUSE)
+    for how in (ALONE, IN_MEMORY) if TMPFS.is_dir() else ():
+        async with whole_mesh(say, within=TMPFS, etcd_apart=how == ALONE) as mesh:
+            figures += await put_to_applied(mesh, say, puts, how, NO_PAUSE)
     return figures
 
 

@@ -9,6 +9,7 @@ import click
 from ca.seal import SealError
 from controlplane.settings import SettingsError, load
 from controlplane.setup import SetupError
+from mesh.aio import freeze_loaded
 from mesh.obs import setup_logging
 
 
@@ -33,6 +34,7 @@ def run(config: Path, log_format: str) -> None:
     try:
         settings = load(config)
         setup_logging(settings.log_level, json=log_format == "json")
+        freeze_loaded()
         asyncio.run(serve(settings))
     except (SettingsError, SealError, SetupError) as exc:
         click.echo(f"error: {exc}", err=True)

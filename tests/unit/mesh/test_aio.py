@@ -1,6 +1,7 @@
 """Small asyncio tools, on a loop whose time passes by itself."""
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 
@@ -201,3 +202,15 @@ def test_unless_raises_what_the_wanted_raised_and_is_cancelled_as_a_whole():
         assert part.cleaned
 
     fake_time.run(main())
+
+
+def test_what_is_loaded_is_not_looked_through_again():
+    loaded: list[object] = []
+    try:
+        aio.freeze_loaded()
+        later: list[object] = []
+        seen = {id(one) for one in gc.get_objects()}
+    finally:
+        gc.unfreeze()
+    assert id(loaded) not in seen
+    assert id(later) in seen
