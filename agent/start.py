@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import cast
 
 from agent.settings import SettingsError, load
-from mesh.aio import freeze_loaded
 
 
 def start(config: Path) -> None:
@@ -23,6 +22,7 @@ def start(config: Path) -> None:
     # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from agent import daemon
+    from mesh.aio import freeze_loaded
 
     freeze_loaded()
     try:

@@ -14,7 +14,6 @@ from ca.policy import lifetimes
 from ca.seal import Cipher
 from ca.signer.builtin import BuiltinSigner
 from ca.signer.protocol import Signer, SignerError
-from ca.signer.vault import VaultSettings, VaultSigner
 from controlplane.api.tls import PeerTrust, ServerTls, client_context, usable
 from controlplane.mirror import Mirror
 from controlplane.settings import Settings
@@ -39,6 +38,9 @@ def make_signer(
     wanted = settings.signer
     if wanted.kind == "builtin":
         return BuiltinSigner(store, cipher, trust_domain, clock=clock)
+    # Its client library is a tenth of a node's start, and of no use to one that signs by itself.
+    from ca.signer.vault import VaultSettings, VaultSigner
+
     return VaultSigner(
         VaultSettings(
             address=wanted.address,

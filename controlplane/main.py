@@ -3,14 +3,13 @@
 import asyncio
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import click
 
 from ca.seal import SealError
 from controlplane.settings import SettingsError, load
-from controlplane.setup import SetupError
-from mesh.aio import freeze_loaded
-from mesh.obs import setup_logging
 
 
 @click.group()
@@ -29,7 +28,12 @@ def main() -> None:
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 def run(config: Path, log_format: str) -> None:
     """Serve until SIGTERM."""
+    # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
+    sys.modules.setdefault("rich", cast("ModuleType", None))
     from controlplane.daemon import run as serve
+    from controlplane.setup import SetupError
+    from mesh.aio import freeze_loaded
+    from mesh.obs import setup_logging
 
     try:
         settings = load(config)
