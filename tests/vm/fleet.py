@@ -25,6 +25,8 @@ from tests.vm.shell import VmError, call, check_machine
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,11}")  # the bridge's name has three characters more, and 15 at most
 SUBNETS = [f"10.{high}.{low}" for high in range(213, 216) for low in range(256)]
+GONE = ".gone"
+"""Ends the name of a folder that is being removed; no run has such a name."""
 NSPAWN = Path("/run/systemd/nspawn/propagate")
 
 
@@ -175,12 +177,18 @@ class Fleet:
             _attempt(faults, lambda: call("ip", "link", "delete", self.bridge))
         _attempt(faults, lambda: call("nft", "delete", "table", "bridge", f"hf-{self.name}", check=False))
         if not faults and self.folder.exists():
-            _attempt(faults, lambda: shutil.rmtree(self.folder))
+            _attempt(faults, self._forget)
         if self._lock:
             self._lock.close()
             self._lock = None
         if faults:
             raise VmError(f"run {self.name}: left behind: {'; '.join(faults)}")
+
+    def _forget(self) -> None:
+        """Under another name first: the lock goes with the folder, and nobody may take it for a dead run meanwhile."""
+        gone = self.folder.with_name(f"{self.name}{GONE}")
+        self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _erase(machine: str, folder: Path) -> list[str]:
@@ -202,6 +210,8 @@ def runs() -> Iterator[tuple[str, str]]:
 
 def remove_leftovers(say: Callable[[str], None]) -> list[str]:
     removed = []
+    for gone in state_folder().glob(f"*{GONE}"):
+        shutil.rmtree(gone, ignore_errors=True)
     for name, state in list(runs()):
         if state != "dead":
             continue

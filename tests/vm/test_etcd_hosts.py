@@ -15,7 +15,7 @@ import pytest
 
 from controlplane.distribution.folder import Order
 from controlplane.distribution.folder import build as build_dist
-from mesh.store.errors import Refused, StoreError
+from mesh.store.errors import StoreError
 from mesh.store.etcd import EtcdStore, Tls
 from mesh.store.protocol import Put
 from tests.vm.controller import Controller, Played
@@ -206,7 +206,7 @@ def test_the_timer_gives_back_space_member_by_member_while_clients_write(members
 
 def test_a_quota_that_is_used_up_is_told_and_what_the_timer_starts_makes_room_again(members: Members):
     one = members.hosts["etcd-1"]
-    with pytest.raises(Refused, match="space exceeded"):
+    with pytest.raises(StoreError, match="space exceeded"):
         fill(members, 2 * QUOTA)
     assert "NOSPACE" in members.etcdctl(one, "alarm list")
     compact(members, one)
