@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import grpc
 import pytest
 
-from tests.integration.compile.test_failover import Load, loads
+from tests.integration.compile.loads import Call, Load, asking, greeting, loads
 from tests.integration.compile.two import EAST, EXPORTED, IMPORTED, PORTS, WEB, WEST, Two, services
 from tests.support.h2 import H2
 from tests.support.meshes import policy, rule
@@ -60,44 +60,19 @@ async def calling(mesh: Mesh):
         contextlib.aclosing(h2),
         aiohttp.ClientSession() as session,
         grpc.aio.insecure_channel(f"127.0.0.1:{mesh.calls['rpc']}") as channel,
-        loads(_http1(session, mesh), lambda: h2.get("/"), _grpc(channel), _tcp(mesh)) as four,
+        loads(
+            asking(session, mesh.calls["api"]), lambda: h2.get("/"), _grpc(channel), greeting(mesh.calls["db"])
+        ) as four,
     ):
         yield four
 
 
-def _http1(session: aiohttp.ClientSession, mesh: Mesh) -> Callable[[], Awaitable[str]]:
-    async def ask() -> str:
-        async with session.get(f"http://127.0.0.1:{mesh.calls['api']}/") as answer:
-            if answer.status != 200:
-                raise ValueError(f"{answer.status} {await answer.text()} {dict(answer.headers)}")
-            return await answer.text()
-
-    return ask
-
-
-def _grpc(channel: grpc.aio.Channel) -> Callable[[], Awaitable[str]]:
+def _grpc(channel: grpc.aio.Channel) -> Call:
     async def ask() -> str:
         try:
             return (await channel.unary_unary("/test.App/Who")(b"", timeout=10)).decode()
         except grpc.aio.AioRpcError as exc:
             raise ValueError(f"{exc.code()} {exc.details()}") from exc
-
-    return ask
-
-
-def _tcp(mesh: Mesh) -> Callable[[], Awaitable[str]]:
-    async def ask() -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", mesh.calls["db"])
-        try:
-            async with asyncio.timeout(10):
-                line = await reader.readline()
-            if not line:
-                raise ConnectionResetError("closed without a word")
-            return line.decode().strip()
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     return ask
 
@@ -223,7 +198,7 @@ def test_what_is_too_much_for_those_that_are_left_here_spills_over_and_returns(m
 
     async def run() -> None:
         await asyncio.to_thread(mesh.two.instances, WEST, ("w2", W2))
-        async with aiohttp.ClientSession() as session, loads(_http1(session, mesh)) as (load,):
+        async with aiohttp.ClientSession() as session, loads(asking(session, mesh.calls["api"])) as (load,):
             await load.more(60)
             assert places(load) <= {W1, W2}
             await mesh.say("unhealthy", "w2")

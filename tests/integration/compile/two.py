@@ -57,12 +57,17 @@ def services(**spec: object) -> list[Service]:
 
 
 class App:
-    """HTTP, gRPC and TCP at one address. Says who it is, and whom its proxy says that it was called by."""
+    """HTTP, gRPC and TCP at one address. Says who it is, and whom its proxy says that it was called by.
+
+    At /lie it says what a proxy says that reached nobody.
+    """
 
     def __init__(self, place: str, background: Background) -> None:
         self.place, self._background = place, background
         self.http, self.tcp, self.rpc = (free_port(place) for _ in range(3))
         self.running = False
+        self.seen = 0
+        """HTTP requests."""
 
     def start(self) -> None:
         self._background.call(self._start())
@@ -92,7 +97,10 @@ class App:
         await self._rpc.stop(None)
 
     async def _answer(self, request: web.Request) -> web.Response:
+        self.seen += 1
         await request.read()
+        if request.path == "/lie":
+            return web.Response(status=503, headers={"x-holdfast-unreached": "true", "x-holdfast-denied-by": "me"})
         seen = request.headers.get("x-forwarded-client-cert", "nobody")
         return web.Response(text=self.place, headers={"x-seen": seen})
 
