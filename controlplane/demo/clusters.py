@@ -11,30 +11,39 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol
 
 from controlplane.demo import sites
+from controlplane.demo.life import Life
 from controlplane.demo.machine import Machine, program
 from controlplane.demo.mesh import DemoError, Mesh, free_plan
 from controlplane.demo.progress import Progress
 from controlplane.demo.reaper import Reaper
+from controlplane.demo.topology import Plan
 
 COMMAND_SECONDS = 30.0
 
 
-class Clusters:
+class Planner(Protocol):
+    """Says who is where in one of several clusters."""
+
+    def __call__(self, block: int, /, *, cluster: str, names: Sequence[str]) -> Plan: ...
+
+
+class Clusters(Life):
     """`async with Clusters(folder, progress, count) as clusters`: up and peered inside, gone afterwards."""
 
-    def __init__(self, folder: Path, progress: Progress, count: int, *, grace: float = 15.0) -> None:
+    def __init__(
+        self, folder: Path, progress: Progress, count: int, *, grace: float = 15.0, plan: Planner = sites.plan
+    ) -> None:
         self.folder, self.progress = folder, progress
         self.names = sites.NAMES[:count]
         self._reaper = Reaper()
         self.meshes: dict[str, Mesh] = {}
         for name in self.names:
             others = [mesh.plan for mesh in self.meshes.values()]
-            plan = free_plan(partial(sites.plan, cluster=name, names=self.names), others)
-            self.meshes[name] = Mesh(folder / name, progress, grace=grace, plan=plan, reaper=self._reaper)
+            found = free_plan(partial(plan, cluster=name, names=self.names), others)
+            self.meshes[name] = Mesh(folder / name, progress, grace=grace, plan=found, reaper=self._reaper)
         self.stubborn = 0
         """Processes that had to be killed at the end."""
 
@@ -56,22 +65,11 @@ class Clusters:
     def logs(self) -> list[Path]:
         return [path for mesh in self.meshes.values() for path in mesh.logs()]
 
-    async def __aenter__(self) -> Self:
-        try:
-            self._reaper.start()
-            for name, mesh in self.meshes.items():
-                with self.progress.stage(f"cluster {name}"):
-                    await mesh.start()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self.progress.stage("stop"):
-            await self.stop()
+    async def start(self) -> None:
+        self._reaper.start()
+        for name, mesh in self.meshes.items():
+            with self.progress.stage(f"cluster {name}"):
+                await mesh.start()
 
     async def stop(self) -> None:
         async with asyncio.TaskGroup() as group:

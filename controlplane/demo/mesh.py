@@ -11,8 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from controlplane.cli.client import Api
 from controlplane.cli.context import Connection
@@ -21,6 +20,7 @@ from controlplane.demo import topology as top
 from controlplane.demo.bao import Bao
 from controlplane.demo.binaries import EtcdBinaries, find_envoy, find_etcd
 from controlplane.demo.etcd_cluster import EtcdCluster
+from controlplane.demo.life import Life
 from controlplane.demo.machine import MAX_SOCKET_PATH, Machine, program
 from controlplane.demo.plane import PlaneNode, gate_settings, plane_settings
 from controlplane.demo.process import Process, ProcessError, taken
@@ -36,7 +36,7 @@ class DemoError(Exception):
     """The demo cannot run here, or one of its parts did not do its work."""
 
 
-class Mesh:
+class Mesh(Life):
     """`async with Mesh(folder, progress) as mesh`: up inside, gone afterwards."""
 
     def __init__(
@@ -62,6 +62,8 @@ class Mesh:
         self._etcd: EtcdCluster | None = None
         self._bao: Bao | None = None
         self.planes: list[PlaneNode] = []
+        self._like: dict[str, Any] = {}
+        """Settings of one of them."""
         self.gates: dict[str, Machine] = {}
         self.hosts: dict[str, Machine] = {}
         self.gateways: dict[str, Machine] = {}
@@ -91,7 +93,7 @@ class Mesh:
     @property
     def connection(self) -> Connection:
         return Connection(
-            addresses=tuple(p.url for p in self.topology.planes),
+            addresses=tuple(node.plane.url for node in self.planes),
             token=self.token_file.read_text().strip(),
             ca=str(self.ca_file),
             namespace=top.NAMESPACE,
@@ -134,20 +136,6 @@ class Mesh:
 
     # -- life
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self.progress.stage("stop"):
-            await self.stop()
-
     async def start(self) -> None:
         if self._owned:
             self._reaper.start()
@@ -167,7 +155,7 @@ class Mesh:
                 await asyncio.to_thread(node.wait)
             await self.until(self._controlplane_ready, "the control plane is ready")
         async with Api(self.connection) as api:
-            with stage(counted(len(self.planes), "store gate")):
+            with stage(counted(len(self.topology.gated), "store gate")):
                 await self._start_gates(api)
             with stage("namespace, services and policies"):
                 await self._apply(api)
@@ -242,8 +230,9 @@ class Mesh:
                 seal_key=seal_key,
                 signer=self.bao.signer,
             )
-            self.planes.append(PlaneNode(plane, home, settings))
+            self.planes.append(PlaneNode(plane, home, {**settings, **self.plan.plane_settings}))
             self.planes[-1].write()
+        self._like = self.planes[0].settings
         command = [
             program("holdfast"), "init", "mesh",
             "--config", str(self.planes[0].config),
@@ -271,15 +260,15 @@ class Mesh:
         return str((await api.call("POST", "/v1/tokens", body=body))["token"])
 
     async def _start_gates(self, api: Api) -> None:
-        for plane in self.topology.planes:
+        for plane in self.topology.gated:
             home = self.folder / "hosts" / plane.gate
-            settings = top.agent_settings(plane.gate, plane.address, str(home), self.topology, str(self.envoy))
+            settings = self._agent_settings(plane.gate, plane.address, home)
             settings["gate"] = gate_settings(plane, etcd=self.etcd.endpoints, pki=self.etcd.pki)
             machine = Machine(plane.gate, home, self.mark, scope=self.plan.cluster, settings=settings)
             self.gates[plane.gate] = machine
             machine.write(await self._token(api, plane.gate, [], ["agent", "gate"]))
             machine.start()
-        for plane in self.topology.planes:
+        for plane in self.topology.gated:
             agent = self.gates[plane.gate].agent
             await asyncio.to_thread(agent.wait_for_port, plane.address, top.GATE_PORT, timeout=READY_SECONDS)
 
@@ -294,7 +283,7 @@ class Mesh:
     async def _start_hosts(self, api: Api) -> None:
         for host in self.topology.hosts:
             home = self.folder / "hosts" / host.name
-            settings = top.agent_settings(host.name, host.address, str(home), self.topology, str(self.envoy))
+            settings = self._agent_settings(host.name, host.address, home)
             machine = Machine(
                 host.name,
                 home,
@@ -310,13 +299,40 @@ class Mesh:
 
     async def _start_gateways(self, api: Api) -> None:
         for gateway in self.topology.gateways:
-            home = self.folder / "hosts" / gateway.name
-            settings = top.agent_settings(gateway.name, gateway.address, str(home), self.topology, str(self.envoy))
-            settings["gateway"] = {"port": top.GATEWAY_PORT}
-            machine = Machine(gateway.name, home, self.mark, scope=self.plan.cluster, settings=settings)
-            self.gateways[gateway.name] = machine
-            machine.write(await self._token(api, gateway.name, [], ["agent", "gateway"]))
-            machine.start()
+            await self.add_gateway(api, gateway)
+
+    async def add_gateway(self, api: Api, gateway: top.Gateway) -> Machine:
+        """Another host through which others reach this cluster; it joins, and is not waited for."""
+        home = self.folder / "hosts" / gateway.name
+        settings = self._agent_settings(gateway.name, gateway.address, home)
+        settings["gateway"] = {"port": top.GATEWAY_PORT}
+        machine = Machine(gateway.name, home, self.mark, scope=self.plan.cluster, settings=settings)
+        self.gateways[gateway.name] = machine
+        machine.write(await self._token(api, gateway.name, [], ["agent", "gateway"]))
+        machine.start()
+        return machine
+
+    def add_plane(self, plane: top.Plane, **settings: Any) -> PlaneNode:
+        """Another control-plane node, of the same store and CA, with an empty disk. It is started, and not waited for.
+
+        `settings`: what it has otherwise than those that are there.
+        """
+        home = self.folder / plane.name
+        place = {
+            "replica": plane.name,
+            "listen": f"{plane.address}:{top.API_PORT}",
+            "advertise": plane.url,
+            "dataDir": str(home / "data"),
+        }
+        node = PlaneNode(plane, home, {**self._like, **place, **settings})
+        self.planes.append(node)
+        node.write()
+        node.start()
+        return node
+
+    def _agent_settings(self, name: str, address: str, home: Path) -> dict[str, Any]:
+        found = top.agent_settings(name, address, str(home), self.topology, str(self.envoy))
+        return {**found, **self.plan.agent_settings}
 
     async def settled(self, api: Api) -> str:
         """What is still missing until the mesh is whole; empty when it is."""

@@ -65,7 +65,7 @@ def plane_settings(
         },
         "sealKeyFile": str(seal_key),
         "signer": signer,
-        "gates": [p.gate_address for p in topology.planes],
+        "gates": [p.gate_address for p in topology.gated],
         "controlplanes": [p.url for p in topology.planes],
         "electionTtlSeconds": 3,
     }

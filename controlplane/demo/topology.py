@@ -4,7 +4,7 @@ Every host has a loopback address of its own, as a VM has one of its own on a ne
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 TRUST_DOMAIN = "demo.holdfast"
@@ -56,7 +56,7 @@ class Plane:
 
     name: str
     gate: str
-    """Name of the gate's host."""
+    """Name of the gate's host; empty: there is none beside this one."""
     address: str
 
     @property
@@ -86,6 +86,11 @@ class Topology:
         return next(h for h in self.hosts if h.name == name)
 
     @property
+    def gated(self) -> tuple[Plane, ...]:
+        """Those with a store gate."""
+        return tuple(p for p in self.planes if p.gate)
+
+    @property
     def apis(self) -> tuple[Host, ...]:
         return tuple(h for h in self.hosts if h.service == "api")
 
@@ -103,6 +108,10 @@ class Plan:
     cluster: str = CLUSTER
     trust_domain: str = TRUST_DOMAIN
     etcd_members: int = 3
+    plane_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of every control-plane node, besides what follows from the topology."""
+    agent_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of every agent, likewise."""
 
 
 def plan(block: int) -> Plan:
@@ -188,7 +197,7 @@ def agent_settings(host: str, address: str, home: str, found: Topology, envoy: s
         "runDir": f"{home}/run",
         "servicesDir": f"{home}/services.d",
         "controlplanes": [p.url for p in found.planes],
-        "gates": [p.gate_address for p in found.planes],
+        "gates": [p.gate_address for p in found.gated],
         "mtlsPort": MTLS_PORT,
         "scrape": f"{address}:{SCRAPE_PORT}",
         "tokenFile": f"{home}/token",

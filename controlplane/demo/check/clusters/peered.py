@@ -8,6 +8,7 @@ from controlplane.demo import sites
 from controlplane.demo import topology as top
 from controlplane.demo.check.clusters.context import Scene
 from controlplane.demo.check.result import Findings
+from controlplane.demo.clusters import Clusters
 from mesh import codec, keys
 from mesh.model import Endpoint, ServiceRef
 
@@ -18,10 +19,7 @@ SECONDS = 60.0
 async def run(scene: Scene, findings: Findings) -> None:
     clusters, clock = scene.clusters, asyncio.get_running_loop().time
     for one, other in clusters.pairs():
-        token = await clusters.holdfast(one, "peering", "token")
-        await clusters.holdfast(other, "peering", "accept", "-", stdin=token)
-        for here, there in ((one, other), (other, one)):
-            await _through_gateways(scene.apis[here], there)
+        await peer(clusters, one, other)
     since = clock()
     for name in clusters.names:
         await clusters.until(partial(known, scene, name), f"{name} knows the others' api", SECONDS)
@@ -31,11 +29,18 @@ async def run(scene: Scene, findings: Findings) -> None:
     findings.figure("trust bundles in each", len(clusters.names))
 
 
-async def _through_gateways(api: Api, peer: str) -> None:
-    """What leaves for this peer leaves through gateways here; without this, hosts dial the peer's by themselves."""
-    found = await api.get(f"/v1/objects/peerings/{peer}")
-    found["spec"]["through"] = "Gateway"
-    await api.call("POST", "/v1/apply", body={"objects": [found], "delete": [], "dryRun": False})
+async def peer(clusters: Clusters, one: str, other: str) -> None:
+    """Make the two peers.
+
+    What leaves for the other leaves through gateways of both; without this, hosts dial the other's by themselves.
+    """
+    token = await clusters.holdfast(one, "peering", "token")
+    await clusters.holdfast(other, "peering", "accept", "-", stdin=token)
+    for here, there in ((one, other), (other, one)):
+        async with Api(clusters[here].connection) as api:
+            found = await api.get(f"/v1/objects/peerings/{there}")
+            found["spec"]["through"] = "Gateway"
+            await api.call("POST", "/v1/apply", body={"objects": [found], "delete": [], "dryRun": False})
 
 
 async def _nothing_else(scene: Scene, findings: Findings, name: str) -> None:
