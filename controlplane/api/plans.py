@@ -14,6 +14,11 @@ from mesh import codec
 from mesh.model.uplink import Planned
 
 EACH_SECONDS, ALL_SECONDS = 20.0, 60.0
+OF_ALL = frozenset({"plan", "judge"})
+"""What another replica may ask of all agents that are connected here."""
+OF_ONE = frozenset({"explain-call", "explain-answer", "drain", "undrain", "drained", "dump"})
+"""What it may ask or order of one of them."""
+MOST_SECONDS = 300
 LIMIT, LIMIT_OF_ONE = 100, 2000
 """Resources that are named of each proxy: when all are asked, and when one is."""
 
@@ -92,7 +97,8 @@ async def ask(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with asyncio.timeout(context.settings.limits.request_seconds):
         question = await strict(request, Question)
-    if question.what not in {"plan", "judge", "explain-call", "explain-answer"} or not 0 < question.all_seconds <= 300:
-        raise ApiError(422, f"{question.what[:80]!r} is not asked of all agents")
+    known = question.what in OF_ALL or (question.what in OF_ONE and question.node)
+    if not known or not 0 < question.all_seconds <= MOST_SECONDS:
+        raise ApiError(422, f"{question.what[:80]!r} is not asked of {question.node[:80] or 'all agents'}")
     told = await context.asking.here(question)
     return answer({"items": [msgspec.to_builtins(one) for one in told]})

@@ -172,5 +172,22 @@ def test_viewers_may_plan_and_only_replicas_ask(tmp_path):
             assert (await cp.call("POST", "/v1/ask", question))[0] == 403
             peer = cp.cert_tls("/controlplane/cp9")
             assert (await cp.call("POST", "/v1/ask", question, tls=peer))[0] == 422
+            everybody = msgspec.json.encode({"what": "drain", "eachSeconds": 1, "allSeconds": 1})
+            assert (await cp.call("POST", "/v1/ask", everybody, tls=peer))[0] == 422
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "order", "what", "status"),
+    [("POST", "drain", "drain", 202), ("POST", "undrain", "undrain", 200), ("GET", "drain", "drained", 200)],
+)
+def test_an_order_reaches_a_host_through_any_replica(tmp_path, method, order, what, status):
+    async def run():
+        async with pair(tmp_path) as (one, two):
+            await one.add_node("n1")
+            async with agent(two, "n1", answers={what: lambda _: '{"done": true}'}):
+                await aeventually(lambda: one.context.mirror.view.replicas["cp2"].connected)
+                assert await one.call(method, f"/v1/nodes/n1/{order}") == (status, {"done": True})
 
     asyncio.run(run())
