@@ -4,6 +4,7 @@
 #   make demo CHECK=1    the demo's scenario, step by step, with figures; JSON=1 prints them as JSON
 #   make demo CLUSTERS=2 so many clusters, peered; with CHECK=1 the scenario over them
 #   make test            all tests, those with real servers too; TESTS=tests/unit for a part
+#   make chaos           what takes minutes: links between clusters that are cut for long, the scenario of three clusters
 #   make test-vm         tests on hosts that boot a real Debian; VM=short leaves the long ones out
 #   make lint            ruff, mypy, import contracts
 #   make lint-ansible    the collection in ansible/, by ansible-lint's profile "production"
@@ -16,7 +17,7 @@ VM_TESTS ?= tests/vm
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo test test-vm lint lint-ansible format bench servers dev clean
+.PHONY: help demo test chaos test-vm lint lint-ansible format bench servers dev clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +28,10 @@ demo:
 
 test: servers
 	@.ci/test $(PYTEST_ARGS) $(TESTS)
+
+chaos: servers
+	@$(BIN)/python -m pytest -n0 -p no:randomly -s $(PYTEST_ARGS) tests/chaos
+	@$(BIN)/holdfast demo --clusters 3 --check
 
 # Hosts wait for root, and for the packages that tests/vm/shell.py names.
 test-vm: servers

@@ -33,7 +33,7 @@ class Change(NamedTuple):
 
     cluster: str
     endpoint: str
-    """address:port, and the name of its TLS context where one address has several."""
+    """address:port; where one is there several times, all but the first with the name of their TLS context."""
     before: Standing | None
     after: Standing | None
 
@@ -80,9 +80,11 @@ def standings(body: bytes) -> dict[str, Standing]:
     for group in assignment.endpoints:
         for one in group.lb_endpoints:
             place = one.endpoint.address.socket_address
-            sockets = one.metadata.filter_metadata.get(SOCKET_MATCH)
-            socket = f" {sockets[SOCKET]}" if sockets is not None and SOCKET in sockets else ""
-            found[f"{place.address}:{place.port_value}{socket}"] = Standing(
+            name = f"{place.address}:{place.port_value}"
+            if name in found:
+                sockets = one.metadata.filter_metadata.get(SOCKET_MATCH)
+                name += f" {sockets[SOCKET]}" if sockets is not None and SOCKET in sockets else ""
+            found[name] = Standing(
                 far=one.endpoint.health_check_config.disable_active_health_check,
                 health=pb.HealthStatus.Name(one.health_status).lower(),
                 weight=one.load_balancing_weight.value,
@@ -107,7 +109,7 @@ class Applied:
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque()
         self._last: Snapshot | None = None
-        self._number = self._size = 0
+        self._number = self._size = self._forgotten = 0
 
     def note(self, at: float, revision: Revision, snapshot: Snapshot) -> None:
         """It is in force from now on. The same one again is no news."""
@@ -122,11 +124,16 @@ class Applied:
         self._entries.append(entry)
         self._size += entry.size
         while self._size > MAX_BYTES and len(self._entries) > 1:
-            self._size -= self._entries.popleft().size
+            oldest = self._entries.popleft()
+            self._size, self._forgotten = self._size - oldest.size, oldest.number
 
     def document(self) -> dict[str, Any]:
-        """For whoever asks; what was in force first is all new."""
-        return {"snapshots": self._number, "entries": [_entry(entry) for entry in self._entries]}
+        """For whoever asks; what was in force first is all new. After the number `forgotten`, nothing is missing."""
+        return {
+            "snapshots": self._number,
+            "forgotten": self._forgotten,
+            "entries": [_entry(entry) for entry in self._entries],
+        }
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

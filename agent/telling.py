@@ -168,7 +168,7 @@ class Telling:
 
     async def _history(self) -> Any:
         """What came into force, for as long as it is remembered: `applied`."""
-        return self._agent.applied.document()
+        return {"started": self._agent.started, **self._agent.applied.document()}
 
     async def _release(self) -> Any:
         return {"released": await self._agent.watch.release()}

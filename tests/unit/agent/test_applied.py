@@ -133,4 +133,5 @@ def test_it_is_bounded_and_forgets_the_oldest(monkeypatch):
     told = host.log.document()
     assert told["snapshots"] == 100
     assert told["entries"][-1]["number"] == 100
+    assert told["forgotten"] == told["entries"][0]["number"] - 1
     assert 2 < len(told["entries"]) < 50
