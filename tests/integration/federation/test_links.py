@@ -124,7 +124,7 @@ def test_a_peer_that_is_restored_from_an_old_backup(rig: Rig):
             await found.arrives(WEST, 7, old)
             saved = list(await dump(store, cluster=EAST, trust_domain=domain, now=time.time()))
             await found.arrives(WEST, 7, await change(found, EAST, [7]))
-            await restore(store, saved, overwrite=True, author="test", new_epoch=f"after-{old}")
+            await restore(store, saved, overwrite=True, author="test", new_epoch=f"after-{old}", now=time.time())
             await found.arrives(WEST, 7, old)
             await found.settle()
 
