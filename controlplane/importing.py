@@ -5,39 +5,34 @@ Whatever the peer does ends its own link only. A lost link removes nothing.
 
 import asyncio
 import functools
-import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn
 
 import msgspec
 import structlog
 
 from ca.limits import Buckets, Rate
-from controlplane.peered import NEWS, REASONS, PeerRecord, PeerState, learned
-from controlplane.registry import Plan, pack
-from controlplane.view import View
-from controlplane.writer import Writer
-from mesh import codec, keys
+from controlplane.peered import REASONS, PeerRecord, PeerState
+from controlplane.taking import Place, Taking
 from mesh.aio import Backoff, pause
-from mesh.model import Object, Peering, TrustBundle
-from mesh.model.reach import Reach
-from mesh.store.errors import Conflict, StoreError
-from mesh.store.protocol import Compare, Delete, Put
-from multicluster import imports, link, trust
-from multicluster.imports import Holding
-from multicluster.link import Link, LinkError, PeerContext, RefusedError
+from mesh.model import Peering
+from mesh.store.errors import StoreError
+from multicluster import link, trust
+from multicluster.link import Link, LinkError, RefusedError
 from multicluster.session import Importer, Me, ProtocolError
 from multicluster.wire import Bye, Offer, Welcome
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
+
 
 WELCOME_SECONDS = 30.0
-ATTEMPTS = 4
 PACE = Rate(5_000, 50_000)
 """Items of one peer: what it changes faster waits in its own connection."""
+BYTES = Rate(2 * 2**20, 32 * 2**20)
+"""Of the same: items may be large, and all of it goes into the store. The burst is more than a whole import of 5,000
+services with ten endpoints each, as they are."""
 MAX_REFUSED = 20_000
 """Refused items of one session; a peer that offers more of them is not heard for a while."""
 DELETED = ": delete it here as well, or make it anew with a token"
@@ -45,28 +40,6 @@ FIRST_REFRESH = 60.0
 """Seconds without a session until the peer's bundle is fetched."""
 FAST, SLOW = 15.0, 300.0
 """Longest waits between attempts, seconds: for a peer that is not reached, and for one that says or means no."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a peer's word is written, and by whom."""
-
-    view: View
-    writer: Writer
-    fence: Compare
-    me: Me
-    limit: int
-    """Operations of one transaction."""
-    addresses: Callable[[], tuple[str, ...]]
-    tls: Callable[[tuple[str, ...], str], PeerContext]
-    """(roots, trust domain) -> how to dial."""
-    tell: Callable[[str, PeerRecord], None]
-    observe: Callable[[str, float], None]
-    """(peer, seconds from an offer's arrival until it was written)."""
-    wall: Callable[[], float]
-    rng: random.Random
-    news: Buckets = field(default_factory=lambda: Buckets(NEWS))
-    """Not a link's own: a peer that takes a root away has its link made anew."""
 
 
 class PartedError(Exception):
@@ -110,9 +83,9 @@ class Import:
     def __init__(self, peering: Peering, place: Place) -> None:
         self._name, self._place, self._view, self._first = peering.metadata.name, place, place.view, peering
         self._record = self._known()
-        self._holding = Holding()
+        self._taking = Taking(self._name, place, lambda: self._peering)
         self._refused = _Refused()
-        self._paces = Buckets(PACE)
+        self._paces, self._bytes = Buckets(PACE), Buckets(BYTES)
         self._was_in_step = False
         self._busy = False
         """An offer is being written: what is held and what is stored differ for the moment."""
@@ -182,7 +155,7 @@ class Import:
             except LinkError as exc:
                 failures.append(str(exc))
                 continue
-            if fault := await self._retried(functools.partial(self._trust, raw)):
+            if fault := await self._taking.retried(functools.partial(self._taking.trust, raw)):
                 raise trust.Refused(fault)
             hint = trust.read(raw, spec.trust_domain).refresh_hint
             return float(min(max(hint, trust.MIN_REFRESH), trust.MAX_REFRESH))
@@ -229,8 +202,8 @@ class Import:
         assert bundle is not None
         roots = bundle.spec.roots
         async with link.dialled(address, place.tls(roots, other.trust_domain), self._door) as line:
-            self._refused, self._holding, self._busy = _Refused(), self._held(), False
-            importer = Importer(place.me, other, self._holding.digests(self._peer().reach))
+            self._refused, self._taking.holding, self._busy = _Refused(), self._taking.held(), False
+            importer = Importer(place.me, other, self._taking.holding.digests(self._taking.peer().reach))
             await line.send(
                 importer.hello(
                     bundle=trust.digest(bundle.spec.sequence, roots),
@@ -261,6 +234,7 @@ class Import:
             await line.send(part)
 
     async def _next(self, line: Link, importer: Importer) -> None:
+        before = line.received
         message = await line.receive()
         if isinstance(message, Bye):
             if message.reason == "stopping":
@@ -273,11 +247,15 @@ class Import:
         importer.offer(message)
         amount = len(message.put) + len(message.gone) + 1
         news = message.bundle or (message.addresses and message.addresses != self._peering.spec.addresses)
-        for buckets, cost in ((self._paces, min(PACE.burst, float(amount))), (self._place.news, float(bool(news)))):
+        for buckets, cost in (
+            (self._paces, min(PACE.burst, float(amount))),
+            (self._bytes, min(BYTES.burst, float(line.received - before))),
+            (self._place.news, float(bool(news))),
+        ):
             while wait := buckets.take(self._name, clock(), cost):
                 await pause(wait)
         self._busy = True
-        rejected = await self._take(message)
+        rejected = await self._taking.take(message)
         self._busy = False
         other = self._refused.take([*(entry.key for entry in message.put), *message.gone], rejected)
         await line.send(importer.done(message, rejected))
@@ -316,95 +294,7 @@ class Import:
 
     def drifted(self) -> bool:
         """Does the store hold something else than this session wrote? It was restored, or somebody wrote by hand."""
-        return self._was_in_step and not self._busy and self._held().objects != self._holding.objects
-
-    def _held(self) -> Holding:
-        return Holding.of({key: _plain(held.object) for key, held in self._view.imported.get(self._name, {}).items()})
-
-    async def _take(self, offer: Offer) -> dict[str, str]:
-        """Write what is to be written; what is refused, and why."""
-        rejected: dict[str, str] = {}
-        if offer.bundle and (fault := await self._retried(lambda: self._trust(offer.bundle.encode()))):
-            rejected["bundle"] = fault
-        if offer.addresses and (fault := await self._retried(lambda: self._learn(offer.addresses))):
-            rejected["addresses"] = fault
-        entries = [(entry.key, bytes(entry.value)) for entry in offer.put]
-        peer = self._peer()
-
-        async def write() -> dict[str, str]:
-            plan = imports.plan(self._holding, peer, entries, offer.gone)
-            try:
-                await self._write(plan)
-            except StoreError:
-                self._holding = self._held()  # the plan had changed it
-                raise
-            return dict(plan.rejected)
-
-        return rejected | await self._retried(write)
-
-    def _peer(self) -> imports.Peer:
-        spec = self._peering.spec
-        reach = Reach(self._view.addresses(), spec.networks)
-        return imports.Peer(self._name, spec.trust_domain, spec.max_services, reach)
-
-    async def _retried(self, write: Callable[[], Awaitable[T]]) -> T:
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return await write()
-            except Conflict:
-                continue
-        return await write()
-
-    async def _write(self, plan: imports.Plan) -> None:
-        of_peer, parts = self._view.imported.get(self._name, {}), list[Plan]()
-        for key, obj in (*plan.create.items(), *plan.update.items()):
-            parts.append(_change(Put(key, codec.encode(obj)), self._view.revision_of(key, of_peer.get(key))))
-        for key in plan.delete:
-            parts.append(_change(Delete(key), self._view.revision_of(key, of_peer.get(key))))
-        await self._commit(parts)
-
-    async def _commit(self, parts: Collection[Plan]) -> None:
-        for part in pack(parts, self._place.limit):
-            await self._place.writer.commit(part, author=f"peer:{self._name}", fence=self._place.fence)
-
-    async def _trust(self, document: bytes) -> str:
-        """Keep the bundle that the peer tells of itself; why not, if not."""
-        domain, view = self._peering.spec.trust_domain, self._view
-        others = {one.spec.trust_domain for one in view.peerings() if one.metadata.name != self._name}
-        known = view.bundle(domain)
-        try:
-            bundle = trust.accept(known, trust.read(document, domain), domain, {self._place.me.trust_domain, *others})
-        except trust.Refused as exc:
-            return str(exc)
-        if bundle is not known:
-            key = keys.key_for(bundle.ref)
-            await self._commit([_change(Put(key, codec.encode(bundle)), self._revision(key, bundle))])
-            log.info("peer's trust bundle", peer=self._name, sequence=bundle.spec.sequence)
-        return ""
-
-    async def _learn(self, addresses: tuple[str, ...]) -> str:
-        """Keep the addresses that the peer tells of itself; why not, if not."""
-        before = self._peering
-        after = learned(before, addresses)
-        if isinstance(after, str) or after is before:
-            return after if isinstance(after, str) else ""
-        key = keys.key_for(after.ref)
-        await self._commit([_change(Put(key, codec.encode(after)), self._revision(key, after))])
-        return ""
-
-    def _revision(self, key: str, obj: Peering | TrustBundle) -> int:
-        return self._view.revision_of(key, self._view.objects.get(obj.ref))
-
-
-def _plain(obj: Object) -> Object:
-    """As it was written: a reader adds the revision."""
-    return msgspec.structs.replace(obj, metadata=msgspec.structs.replace(obj.metadata, resource_version=""))
-
-
-def _change(op: Put | Delete, revision: int) -> Plan:
-    part = Plan()
-    part.change(op, revision)
-    return part
+        return self._was_in_step and not self._busy and self._taking.held().objects != self._taking.holding.objects
 
 
 def _parting(bye: Bye) -> str:

@@ -13,10 +13,11 @@ import structlog
 
 from ca.limits import Buckets
 from controlplane.election import Election
-from controlplane.importing import Import, Place
+from controlplane.importing import Import
 from controlplane.mirror import Mirror
 from controlplane.peered import NEWS, TOMBSTONE_SECONDS, PeerRecord, learned, same_link
 from controlplane.registry import Plan, pack
+from controlplane.taking import Place
 from controlplane.touched import Touched
 from controlplane.view import View, roots_of
 from controlplane.writer import Writer

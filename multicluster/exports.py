@@ -80,10 +80,22 @@ def of_service(local: Local, ref: ServiceRef, peering: Peering) -> Items:
     if service is None or not exported(local.policies(), service, peering.metadata.name):
         return {}
     ports = tuple(wire.OfferedPort(port=p.port, name=p.name, protocol=p.protocol) for p in service.spec.ports)
-    offered = wire.OfferedService(ports=ports, accounts=service.spec.service_accounts)
+    made = list(_instances(local, ref) if peering.spec.exposes == "Instances" else _gateways(local, service))
+    cut = len(made) > wire.MAX_ENDPOINTS_EACH
+    if cut:
+        made = sorted(made, key=_rank)[: wire.MAX_ENDPOINTS_EACH]
+    offered = wire.OfferedService(ports=ports, accounts=service.spec.service_accounts, cut=cut)
     items = {wire.service_key(ref): wire.encode(offered)}
-    made = _instances(local, ref) if peering.spec.exposes == "Instances" else _gateways(local, service)
     return items | {wire.endpoint_key(ref, name): wire.encode(endpoint) for name, endpoint in made}
+
+
+def _rank(told: tuple[str, wire.OfferedEndpoint]) -> tuple[int, str]:
+    """Who is told of when not all can be: the healthy first, and among equals by a digest of the name.
+
+    So whoever comes, goes or changes moves one other at most, and those chosen are spread over hosts and zones.
+    """
+    name, endpoint = told
+    return ("healthy", "unhealthy", "draining").index(endpoint.health), wire.digest(name.encode())
 
 
 def _instances(local: Local, ref: ServiceRef) -> Iterator[tuple[str, wire.OfferedEndpoint]]:

@@ -30,8 +30,6 @@ from multicluster import wire
 
 MAX_PORTS = 32
 MAX_ACCOUNTS = 64
-MAX_ENDPOINTS_EACH = 500
-"""Of one service."""
 MAX_ENDPOINTS = 50_000
 """Of one peer: each costs memory in every control-plane node, and room in the store."""
 MAX_WEIGHT = 10_000
@@ -163,8 +161,8 @@ def _room(holding: Holding, peer: Peer, obj: ImportedService | Endpoint) -> str:
     names = holding.endpoints.get(obj.service, set())
     if obj.metadata.name in names:
         return ""
-    if len(names) >= MAX_ENDPOINTS_EACH:
-        return f"its service has {MAX_ENDPOINTS_EACH} endpoints already"
+    if len(names) >= wire.MAX_ENDPOINTS_EACH:
+        return f"its service has {wire.MAX_ENDPOINTS_EACH} endpoints already"
     return f"{MAX_ENDPOINTS} endpoints of this peer are here already" if holding.total >= MAX_ENDPOINTS else ""
 
 
@@ -242,6 +240,7 @@ def _service(peer: Peer, place: _Place, said: wire.OfferedService) -> ImportedSe
             trust_domain=peer.trust_domain,
             ports=tuple(ServicePort(port=p.port, name=p.name, protocol=p.protocol) for p in said.ports),
             service_accounts=said.accounts,
+            cut=said.cut,
         ),
     )
 
@@ -299,4 +298,4 @@ def offered(obj: Object) -> msgspec.Struct:
         )
     assert isinstance(obj, ImportedService)
     ports = tuple(wire.OfferedPort(port=p.port, name=p.name, protocol=p.protocol) for p in obj.spec.ports)
-    return wire.OfferedService(ports=ports, accounts=obj.spec.service_accounts)
+    return wire.OfferedService(ports=ports, accounts=obj.spec.service_accounts, cut=obj.spec.cut)

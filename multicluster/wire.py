@@ -31,6 +31,8 @@ MAX_KEY_CHARS = 400
 MIN_BUCKETS, MAX_BUCKETS = 16, 4096
 MAX_EPOCH_CHARS = 100
 """It is written down with every news of a peer."""
+MAX_ENDPOINTS_EACH = 500
+"""Endpoints of one service: no more are told, and no more taken."""
 MAX_ADDRESSES = 16
 MAX_ADDRESS_CHARS = 300
 
@@ -143,6 +145,8 @@ class OfferedService(Frozen, frozen=True, kw_only=True):
     ports: tuple[OfferedPort, ...] = ()
     accounts: tuple[str, ...] = ()
     """Service accounts of its namespace that may answer."""
+    cut: bool = False
+    """It has more endpoints than are told. Not how many: that changes all the time."""
 
 
 class OfferedEndpoint(Frozen, frozen=True, kw_only=True):

@@ -160,6 +160,11 @@ def details(context: Context, peering: Peering) -> dict[str, Any]:
             for held in view.imported.get(name, {}).values()
             if isinstance(held.object, ImportedService)
         ),
+        "cut": sorted(
+            str(held.object.service)
+            for held in view.imported.get(name, {}).values()
+            if isinstance(held.object, ImportedService) and held.object.spec.cut
+        ),
         "serving": {
             "replica": context.settings.replica,
             "sessions": len(sessions),

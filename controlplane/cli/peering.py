@@ -176,6 +176,7 @@ def described(peer: Mapping[str, Any]) -> list[str]:
         f"reached by     {'its gateways' if spec.get('exposes', 'Gateway') == 'Gateway' else 'each instance of ours'}",
     ]
     lines += [f"  imports      {name}" for name in peer["services"][:50]]
+    lines += [f"  not whole    {name} has more endpoints there than are told" for name in peer["cut"][:50]]
     lines += [f"  refused      {key}: {reason}" for key, reason in peer["rejected"].items()]
     lines += [f"  refused there {key}: {reason}" for key, reason in serving["rejectedThere"].items()]
     if peer["lostSeconds"] and not spec.get("removeAfter"):

@@ -129,6 +129,8 @@ class ImportedServiceSpec(Frozen, frozen=True, kw_only=True):
     ports: tuple[ServicePort, ...] = ()
     service_accounts: tuple[str, ...] = ()
     """Of its namespace, in its trust domain: the only identities that may answer."""
+    cut: bool = False
+    """It has more endpoints there than its cluster tells."""
 
 
 class ImportedService(Object, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ca.limits import Rate
-from controlplane import importing
+from controlplane import importing, taking
+from controlplane.cli.peering import described
 from mesh import keys
 from multicluster import trust, wire
 from tests.support.waiting import aeventually
@@ -242,6 +243,46 @@ def test_without_a_session_the_bundle_endpoint_is_read_with_the_same_rules(tmp_p
     asyncio.run(run())
 
 
+def test_what_a_peer_offers_is_paced_by_its_bytes_too(tmp_path, monkeypatch):
+    """Few items may be much: all of it goes into the store, and to every replica."""
+    monkeypatch.setattr(importing, "BYTES", Rate(100_000, 200_000))
+    answered = []
+
+    async def script(east, line, hello):
+        await line.say(east.welcome())
+        large = SERVICE | {"padding": "x" * 15_000}
+        for offer in offers([(f"services/shop/s{number}", large) for number in range(40)], each=10):
+            await line.say(offer)
+        for _ in range(4):
+            await line.hear()
+            answered.append(time.monotonic())
+        await line.hear()
+
+    async def check(west, east):
+        await aeventually(lambda: len(answered) == 4, timeout=60)
+        assert answered[3] - answered[0] > 2  # 600 kB of them, of which 200 kB go at once
+        assert (await state(west, "east"))["imported"] == 40
+
+    hostile(tmp_path, script, check)
+
+
+def test_a_service_that_is_not_told_whole_is_named(tmp_path):
+    async def script(east, line, hello):
+        await line.say(east.welcome())
+        for offer in offers([("services/shop/api", SERVICE | {"cut": True}), ("services/shop/web", SERVICE)]):
+            await line.say(offer)
+        await line.hear()
+        await line.hear()
+
+    async def check(west, east):
+        await connected(west, "east")
+        body = await state(west, "east")
+        assert (body["services"], body["cut"]) == (["api.shop.east", "web.shop.east"], ["api.shop.east"])
+        assert "  not whole    api.shop.east has more endpoints there than are told" in described(body)
+
+    hostile(tmp_path, script, check)
+
+
 def test_addresses_that_are_none_are_refused(tmp_path):
     async def script(east, line, hello):
         await line.say(east.welcome())
@@ -259,7 +300,7 @@ def test_addresses_that_are_none_are_refused(tmp_path):
 
 def test_a_peer_that_changes_its_addresses_all_the_time_is_slowed_down(tmp_path, monkeypatch):
     """Every agent of the mesh reads each change of a Peering."""
-    monkeypatch.setattr(importing, "NEWS", Rate(0.5, 2))
+    monkeypatch.setattr(taking, "NEWS", Rate(0.5, 2))
     answered = []
 
     async def script(east, line, hello):

@@ -131,9 +131,9 @@ def test_no_more_services_than_the_peering_allows():
 
 
 def test_no_more_endpoints_than_a_service_may_have():
-    many = offer(*((f"endpoints/shop/api/e{n}", ENDPOINT) for n in range(imports.MAX_ENDPOINTS_EACH + 2)))
+    many = offer(*((f"endpoints/shop/api/e{n}", ENDPOINT) for n in range(wire.MAX_ENDPOINTS_EACH + 2)))
     plan = imports.plan(imports.Holding(), EAST, [*BOTH[:1], *many], ())
-    assert len(plan.create) == imports.MAX_ENDPOINTS_EACH + 1
+    assert len(plan.create) == wire.MAX_ENDPOINTS_EACH + 1
     assert len(plan.rejected) == 2
 
 
