@@ -168,3 +168,10 @@ def test_a_role_s_arguments_have_the_defaults_that_they_are_said_to_have(role: s
     for name, option in said.items():
         if "default" in option:
             assert {**shared, **defaults}[name] == option["default"], name
+
+
+@pytest.mark.parametrize("playbook", sorted(path.name for path in (ROOT / "ansible/playbooks").glob("*.yml")))
+def test_what_plays_ask_on_hosts_they_ask_directly(playbook: str):
+    """All of it is the mesh's own; a host's proxy (/etc/environment) would be asked for it by uri, etcdctl and others."""
+    for play in yaml.safe_load((ROOT / "ansible/playbooks" / playbook).read_text()):
+        assert play["environment"] == {"no_proxy": "*", "NO_PROXY": "*"}, play["name"]
