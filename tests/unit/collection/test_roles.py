@@ -172,6 +172,6 @@ def test_a_role_s_arguments_have_the_defaults_that_they_are_said_to_have(role: s
 
 @pytest.mark.parametrize("playbook", sorted(path.name for path in (ROOT / "ansible/playbooks").glob("*.yml")))
 def test_what_plays_ask_on_hosts_they_ask_directly(playbook: str):
-    """All of it is the mesh's own; a host's proxy (/etc/environment) would be asked for it by uri, etcdctl and others."""
+    """All of it is the mesh's own; uri, etcdctl and others would ask the proxy of a host (/etc/environment) for it."""
     for play in yaml.safe_load((ROOT / "ansible/playbooks" / playbook).read_text()):
         assert play["environment"] == {"no_proxy": "*", "NO_PROXY": "*"}, play["name"]
