@@ -22,6 +22,7 @@ from mesh.model import (
     GATEWAY_ROLE,
     Endpoint,
     EndpointSpec,
+    GatewaySpec,
     Health,
     Instance,
     Metadata,
@@ -31,6 +32,7 @@ from mesh.model import (
     Service,
     ServiceRef,
     Violation,
+    gateway_instance,
     selects,
     target_port,
 )
@@ -41,6 +43,12 @@ R = TypeVar("R", bound=Object)
 
 MAX_INSTANCES = 500
 """Of one node."""
+MAX_GATEWAYS = 64
+"""Of this cluster: a peer is told each of them for every exported Service, and takes 50,000 endpoints of us. A few more
+may slip in at the same moment."""
+HTTPS_PORT, LEAST_GATEWAY_PORT = 443, 1024
+"""Where a gateway may be. Other ports below are those of the system's services, and peers' proxies connect to what is
+told here."""
 
 
 @dataclass(slots=True)
@@ -93,8 +101,8 @@ def admit(  # noqa: PLR0911 - one for each fault
         return f"its address {spec.address} is not its node's, which is {node.address}"
     identity = f"{meta.namespace}/{spec.service_account}"
     if ServiceRef(meta.namespace, spec.service) == GATEWAY:
-        if GATEWAY_ROLE not in node.roles:
-            return f"node {name!r} is no gateway: its roles are {', '.join(node.roles)}"
+        if fault := _gateway_fault(name, node, instance, view):
+            return fault
     elif identity not in node.identities:
         return f"node {name!r} may not run as {identity}; it may run as {', '.join(node.identities) or 'nobody'}"
     if spec.health == "lost":
@@ -103,6 +111,30 @@ def admit(  # noqa: PLR0911 - one for each fault
     if other and other.object.spec.node != name and view.node(other.object.spec.node):
         return f"the name is taken by an instance of node {other.object.spec.node!r}"
     return ""
+
+
+def _gateway_fault(name: str, node: NodeSpec, instance: Instance, view: View) -> str:
+    """A gateway needs no identity, so all that it may be is what a gateway's agent registers, once."""
+    spec, port, roles = instance.spec, instance.spec.mtls_port, ", ".join(node.roles)
+    wanted = gateway_instance(name, node.address, GatewaySpec(port=port), spec.health, spec.locality)
+    title, account = wanted.metadata.name, wanted.spec.service_account
+    others = [one.object.ref for one in view.instances_in(GATEWAY.namespace) if one.object.spec.service == GATEWAY.name]
+    full = len(others) >= MAX_GATEWAYS and instance.ref not in others
+    faults = (
+        (GATEWAY_ROLE not in node.roles, f"node {name!r} is no gateway: its roles are {roles}"),
+        (instance.metadata.name != title, f"the gateway of node {name!r} has to be called {title!r}"),
+        (spec.service_account != account, f"a gateway runs as {account!r}, not as {spec.service_account!r}"),
+        (
+            spec != wanted.spec or instance.metadata.labels,
+            f"a gateway has one port, mtls, which is its mtlsPort ({port}), and no labels",
+        ),
+        (
+            port != HTTPS_PORT and port < LEAST_GATEWAY_PORT,
+            f"port {port} is neither 443 nor in 1024 to 65535: change gateway.port in its agent.yaml",
+        ),
+        (full, f"this cluster has {len(others)} gateways, and may have {MAX_GATEWAYS}: take another's role first"),
+    )
+    return next((reason for wrong, reason in faults if wrong), "")
 
 
 def takes(service: Service, instance: Instance) -> str | None:

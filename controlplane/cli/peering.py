@@ -15,7 +15,11 @@ SECONDS = 130.0
 
 @click.group()
 def peering() -> None:
-    """Make and keep peerings with other clusters."""
+    """Make and keep peerings with other clusters.
+
+    A Peering's spec.addresses is the peer's to say: each of its sessions overwrites what is written there by hand.
+    Others for good are set on its side, as peerAddresses in controlplane.yaml.
+    """
 
 
 @peering.command()
@@ -66,7 +70,7 @@ def accept(file: Any, anew: bool, form: str, flags: Flags) -> None:
     r"""Use another cluster's peering token, read from FILE: afterwards both have a Peering with each other.
 
     Nothing is exported yet, either way: that is what an ExportPolicy is for. The call may be repeated if its answer
-    was lost.
+    was lost. The Peering's addresses are those of the token until the peer tells others, which it does in each session.
 
     \b
     Examples:
@@ -127,6 +131,8 @@ def list_(form: str, flags: Flags) -> None:
 @connected
 def describe(name: str, form: str, flags: Flags) -> None:
     r"""Show a peer: its state and since when, what goes in and out, and what is refused and why.
+
+    Its addresses are those that it told last; what is written over them by hand lasts until its next session.
 
     \b
     Examples:

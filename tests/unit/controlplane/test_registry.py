@@ -18,10 +18,7 @@ from controlplane.registry import (
 from controlplane.view import View
 from mesh import codec, keys
 from mesh.model import (
-    GATEWAY,
-    GATEWAY_SERVICE,
     Endpoint,
-    GatewaySpec,
     Instance,
     Metadata,
     Node,
@@ -30,10 +27,8 @@ from mesh.model import (
     Revision,
     Service,
     ServiceRef,
-    gateway_instance,
 )
 from mesh.store.protocol import Delete, Event, Put
-from mesh.validate import validate
 from tests.unit.controlplane import harness
 
 API = ServiceRef("shop", "api")
@@ -114,43 +109,6 @@ def test_a_host_says_where_it_is_unless_its_operator_does():
     world.put(node())
     world.run(*plan_service(world.view, API, frozenset()))
     assert world.endpoints()["api-n1"].spec.locality == "eu/c"
-
-
-def test_a_gateway_registers_itself_if_its_node_is_one():
-    found = gateway_instance("n1", "10.0.0.1", GatewaySpec(port=15999), "healthy", "eu/a")
-    world = World(
-        node(roles=("agent", "gateway"), identities=()), node("n2", "10.0.0.2", identities=("holdfast-system/gateway",))
-    )
-    assert not world.register(found).refused
-    (made,) = world.endpoints(GATEWAY).values()
-    spec = made.spec
-    assert (spec.node, spec.address, spec.port, spec.ports, spec.locality) == (
-        "n1",
-        "10.0.0.1",
-        15999,
-        (15444,),
-        "eu/a",
-    )
-    assert world.view.configured() == {ref: held.object for ref, held in world.view.objects.items()}, "nobody wrote it"
-    # Health, drains and losses are those of any instance.
-    world.register(gateway_instance("n1", "10.0.0.1", GatewaySpec(port=15999), "draining"))
-    assert [e.spec.health for e in world.endpoints(GATEWAY).values()] == ["draining"]
-    world.run(*plan_endpoints(world.view, found.ref, frozenset({"n1"})))
-    assert [e.spec.health for e in world.endpoints(GATEWAY).values()] == ["lost"]
-    world.run(*plan_service(world.view, GATEWAY, frozenset()))
-    assert [e.spec.health for e in world.endpoints(GATEWAY).values()] == ["draining"]
-    # An identity of that name makes no gateway.
-    posed = gateway_instance("n2", "10.0.0.2", GatewaySpec(), "healthy")
-    assert "is no gateway" in world.register(posed, name="n2").refused["gateway-n2"]
-    world.register()
-    assert not world.endpoints(GATEWAY)
-
-
-def test_nobody_writes_the_service_of_the_gateways():
-    assert validate(GATEWAY_SERVICE)
-    world = World(GATEWAY_SERVICE)
-    world.event(keys.key_for(GATEWAY_SERVICE.ref), None)
-    assert world.view.services[GATEWAY].object == GATEWAY_SERVICE
 
 
 @pytest.mark.parametrize("text", ["/eu", "eu/", "eu/a/b/c", "eu a", "x" * 64, "eu\n"])
