@@ -21,12 +21,15 @@ for top in ("/etc", "/usr/local", "/opt", "/var/lib"):
             print(path, oct(found.st_mode), found.st_uid, found.st_gid, what)
 for command in (
     "systemctl list-unit-files --no-legend --no-pager",
-    "getent passwd", "getent group", "ip -o address show", "ip -br link show", "ip rule",
+    "getent passwd", "getent group", "ip -o address show", "ls /sys/class/net", "ip rule",
     "ip -4 route show table all", "nft -s list ruleset",
 ):
     said = subprocess.run(command.split(), capture_output=True, text=True).stdout
     # How long an address is still good for, and that a fresh one is still being tried, are no part of it.
+    # Nor is which SSH sessions are just ending.
     for line in said.splitlines():
+        if line.startswith("session-") and " transient" in line:
+            continue
         words = line.split("valid_lft")[0].replace(" tentative", "").split()
         print(command.split()[0], " ".join(words))
 """
