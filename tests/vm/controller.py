@@ -1,8 +1,11 @@
 """A controller: the collection's playbooks, run on hosts over SSH as an operator does it."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,9 +71,15 @@ class Controller:
         (self.folder / "inventory.yml").write_text(yaml.safe_dump(document))
 
     def play(
-        self, name: str, *words: str, dist: Path | None = None, timeout: float = 900, check: bool = True
+        self,
+        name: str,
+        *words: str,
+        dist: Path | None = None,
+        timeout: float = 1500,
+        check: bool = True,
+        until: re.Pattern[str] | None = None,
     ) -> Played:
-        """`ansible-playbook holdfast.mesh.NAME`."""
+        """`ansible-playbook holdfast.mesh.NAME`. With `until`: killed as soon as its output has that."""
         command = ["ansible-playbook", "-i", "inventory.yml", f"holdfast.mesh.{name}", *words]
         command += ["-e", json.dumps({"holdfast_dist": str(dist or self.dist)})]
         more = {
@@ -80,11 +89,30 @@ class Controller:
         }
         log = self.folder / f"{name}.log"
         with log.open("w") as said:  # as it comes, so that it can be looked at meanwhile
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command, cwd=self.folder, env=environment(self.folder, more), stdin=subprocess.DEVNULL, stdout=said,
-                stderr=subprocess.STDOUT, timeout=timeout, check=False,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        played = Played(done.returncode, log.read_text())
-        if check:
+            try:
+                if until:
+                    _wait_for(until, log, process, timeout)
+                else:
+                    process.wait(timeout)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # with its workers: as a controller that is gone
+                process.wait()
+        played = Played(process.returncode, log.read_text())
+        if until:
+            assert played.code == -signal.SIGKILL, played.text[-6000:]
+        elif check:
             assert played.code == 0, played.text[-6000:]
         return played
+
+
+def _wait_for(until: re.Pattern[str], log: Path, process: subprocess.Popen[bytes], timeout: float) -> None:
+    """Or until the play has ended."""
+    end = time.monotonic() + timeout
+    while process.poll() is None and not until.search(log.read_text()):
+        assert time.monotonic() < end, f"{log.name} has no {until.pattern} after {timeout:g} s"
+        time.sleep(0.05)
