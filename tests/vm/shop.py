@@ -69,22 +69,38 @@ def spiffe(name: str) -> str:
 class Shop:
     """`api` and `web` are hosts, named after the one service that each of them runs."""
 
-    def __init__(self, fleet: Fleet, plane: Plane) -> None:
+    def __init__(self, fleet: Fleet, plane: Plane, *, api: str = "bare") -> None:
+        """`api` is the image of that one's host."""
         self.plane = plane
-        self.api, self.web = fleet.up("api", "web", variant="bare")
+        if api == "bare":
+            self.api, self.web = fleet.up("api", "web", variant="bare")
+        else:
+            self.api, self.web = *fleet.up("api", variant=api), *fleet.up("web", variant="bare")
 
     def open(self) -> None:
-        self.plane.apply(
-            NAMESPACE, *(service(*both) for both in PORTS.items()), allowed("api", "web"), allowed("web", "api")
-        )
+        self.declare()
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._install, (self.api, self.web)))
         self.answers(timeout=90)
 
+    def declare(self) -> None:
+        """To the mesh: both services, and who may call whom."""
+        self.plane.apply(
+            NAMESPACE, *(service(*both) for both in PORTS.items()), allowed("api", "web"), allowed("web", "api")
+        )
+
     def _install(self, host: Host) -> None:
+        self.prepare(host)
+        self.join(host)
+
+    def prepare(self, host: Host) -> None:
+        """Its application runs, without a mesh."""
         host.put(APP, "/srv/app.py")
         host.write(f"/etc/systemd/system/{host.name}.service", UNIT.format(name=host.name, port=PORTS[host.name]))
         host.run(f"useradd -r {host.name}; chmod 755 /srv /srv/app.py; systemctl enable --now {host.name}")
+
+    def join(self, host: Host) -> None:
+        """By the one pasted line; its service is defined."""
         # web's host may run api as well.
         identities = [word for name in PORTS if host.name in {name, "web"} for word in ("-i", f"shop/{name}")]
         host.run(self.plane.line(host.name, *identities), timeout=240)

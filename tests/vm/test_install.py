@@ -136,6 +136,8 @@ def refused(host: Host, line: str, *said: str) -> None:
 def test_what_is_in_the_way_is_told_and_nothing_is_changed(plane: Plane, standard: Host):
     line = web_line(plane, standard)
     refused(standard, line.replace(":8443", ":8444"), "nothing was installed from", "Connection refused")
+    nobody = f"{standard.address.rpartition('.')[0]}.250"  # no host has it: no answer at all
+    refused(standard, line.replace(plane.plane.address, nobody), f"nothing was installed from https://{nobody}:8443")
     refused(standard, line.replace("echo hf1.", "echo hf1x."), "this is not a join token")
     pin = line.split(" | ")[0].rsplit(".", 1)[1]
     refused(standard, line.replace(pin, "0" * 32), "is not the mesh that this token is for")
@@ -192,14 +194,14 @@ def test_a_host_without_nftables_goes_on_without_names(plane: Plane, standard: H
             lambda: "install the package nftables" in standard.run("holdfast-agent status").out, what="it is told"
         )
         assert "mesh" not in standard.run("cat /etc/hosts").out
-        a_clock_that_is_off_is_named_at_the_join(plane, standard)
+        a_clock_that_is_off_is_named(plane, standard)
         leave(standard)
     finally:
         standard.run("mv /usr/sbin/nft.away /usr/sbin/nft; systemctl stop web; rm -r /etc/holdfast", check=False)
 
 
-def a_clock_that_is_off_is_named_at_the_join(plane: Plane, host: Host) -> None:
-    """By `holdfast-agent join` itself, for hosts that no installer set up."""
+def a_clock_that_is_off_is_named(plane: Plane, host: Host) -> None:
+    """By `holdfast-agent join` itself, for hosts that no installer set up, and by doctor later on."""
     settings = f"node: web-9\naddress: {host.address}\ncontrolplanes: ['{plane.url}']\ndataDir: /root/data\n"
     host.write("/root/agent.yaml", settings)
     token = plane.holdfast("token", "create", "web-9")
@@ -208,6 +210,10 @@ def a_clock_that_is_off_is_named_at_the_join(plane: Plane, host: Host) -> None:
         done = host.run(f"LD_PRELOAD={LIBRARY} FAKETIME={off} {join}", stdin=token, check=False)
         assert done.code == 1
         assert words in done.err
+        examined = host.run(f"LD_PRELOAD={LIBRARY} FAKETIME={off} holdfast-agent doctor", check=False)
+        assert examined.code == 1
+        assert "FAULT    clock: 3" in examined.out
+        assert ("s behind that of" if off == "-1h" else "s ahead of that of") in examined.out
     host.run("rm -rf /root/agent.yaml /root/data")
 
 
