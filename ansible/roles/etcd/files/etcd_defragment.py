@@ -65,10 +65,11 @@ def main() -> int:
         return read_status(etcdctl("endpoint", "status", "-w", "json"))
 
     before = status()
-    if not worth(before, options.ratio, options.min_bytes):
+    quota = full(etcdctl("alarm", "list"))
+    # Where nobody can write, what compaction gave free is counted as in use.
+    if not quota and not worth(before, options.ratio, options.min_bytes):
         sys.stdout.write(f"nothing to do: {before.used} of {before.size} bytes are in use\n")
         return 0
-    quota = full(etcdctl("alarm", "list"))
     if not options.locked and not quota:
         # After two dashes: etcdctl would take this program's options for its own.
         command = [options.etcdctl, "lock", LOCK, "--", sys.executable, *sys.argv, "--locked"]
