@@ -75,17 +75,26 @@ def answering(
     host: str = "",
     *,
     listener: str = INBOUND_LISTENER,
+    source: str = "",
 ) -> Ask:
-    """The same, to be asked with one chance or another."""
+    """The same, to be asked with one chance or another. `source`: the caller's address, which gateways look at."""
     request = Request(method, path, host, tuple(headers), caller=caller)
-    return lambda chance: _asked(snapshot, chance, listener, request, sni=sni, encrypted=True)
+    return lambda chance: _asked(snapshot, chance, listener, request, sni=sni, encrypted=True, source=source)
 
 
 def _asked(
-    snapshot: Snapshot, chance: Chance, listener: str, request: Request, *, sni: str, encrypted: bool, to: str = ""
+    snapshot: Snapshot,
+    chance: Chance,
+    listener: str,
+    request: Request,
+    *,
+    sni: str,
+    encrypted: bool,
+    to: str = "",
+    source: str = "",
 ) -> Verdict:
     run = Run(snapshot, chance)
-    verdict = connect(run, listener, request, sni=sni, encrypted=encrypted, to=to)
+    verdict = connect(run, listener, request, sni=sni, encrypted=encrypted, to=to, source=source)
     return replace(verdict, trace=tuple(run.trace))
 
 

@@ -18,8 +18,13 @@ _NETWORK = (pb.ConnectionLimit, pb.NetworkRbac, pb.TcpProxy, pb.HttpConnectionMa
 _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
 
-def connect(run: Run, listener: str, request: Request, *, sni: str, encrypted: bool, to: str = "") -> Verdict:
-    """What becomes of a connection, and of the request on it. `to`: where it was made to, if it was redirected."""
+def connect(
+    run: Run, listener: str, request: Request, *, sni: str, encrypted: bool, to: str = "", source: str = ""
+) -> Verdict:
+    """What becomes of a connection, and of the request on it.
+
+    `to`: where it was made to, if it was redirected. `source`: the caller's address, if it matters.
+    """
     found = _listener(run, listener)
     if found is None:
         return Closed(reason=f"nothing listens as {listener}")
@@ -27,10 +32,11 @@ def connect(run: Run, listener: str, request: Request, *, sni: str, encrypted: b
     run.note("listener", name, "address", listener)
     redirected = any(entry.name == _ORIGINAL_DST for entry in found.listener_filters)
     to = to if redirected and to else _place(found.address)
-    if (place := tls.chain(found, sni, tls=encrypted, to=to)) is not None:
+    if (place := tls.chain(found, sni, tls=encrypted, to=to, source=source)) is not None:
         chain, field = place
     else:
         whom = sni or (f"a connection to {to}" if redirected else "a connection without TLS")
+        whom += f" from {source}" if source else ""
         run.note("filter chain", name, "filter_chains", f"none is for {whom}")
         return Closed(reason=f"no filter chain is for {whom}")
     run.note("filter chain", name, f"{field}.filter_chain_match", sni or (to if redirected else "the only one"))

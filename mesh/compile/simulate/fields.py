@@ -13,7 +13,7 @@ _READ = {
     # --- connections ---
     pb.Listener: "name address filter_chains default_filter_chain listener_filters",
     pb.FilterChain: "filter_chain_match filters transport_socket name metadata",
-    pb.FilterChainMatch: "server_names transport_protocol destination_port prefix_ranges",
+    pb.FilterChainMatch: "server_names transport_protocol destination_port prefix_ranges source_prefix_ranges",
     pb.CidrRange: "address_prefix prefix_len",
     pb.DownstreamTlsContext: "common_tls_context require_client_certificate",
     pb.CommonTlsContext: """tls_certificate_sds_secret_configs validation_context_sds_secret_config

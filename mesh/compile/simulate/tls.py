@@ -17,11 +17,11 @@ from mesh.model.checks import ip_of
 _CONTEXT = "envoy.extensions.transport_sockets.tls.v3"
 
 
-def chain(listener: Any, sni: str, *, tls: bool, to: str = "") -> tuple[Any, str] | None:
-    """The filter chain and its field, for a connection made `to` a place.
+def chain(listener: Any, sni: str, *, tls: bool, to: str = "", source: str = "") -> tuple[Any, str] | None:
+    """The filter chain and its field, for a connection made `to` a place, `source` being the caller's address.
 
-    The port decides first, then the narrowest range that has the address, then the SNI, the most specific name; and
-    there is no way back.
+    The port decides first, then the narrowest range that has the address, then the SNI, the most specific name, then
+    the narrowest range that has the source (no source: it is in none); and there is no way back.
     """
     for found in listener.filter_chains:
         known(found)
@@ -32,9 +32,12 @@ def chain(listener: Any, sni: str, *, tls: bool, to: str = "") -> tuple[Any, str
         if not those:
             continue
         for transport in ("tls" if tls else "raw_buffer", ""):
-            for index, found in those:
-                if found.filter_chain_match.transport_protocol == transport:
+            if spoken := [(i, c) for i, c in those if c.filter_chain_match.transport_protocol == transport]:
+                ranges = [(c.filter_chain_match.source_prefix_ranges, i, c) for i, c in spoken]
+                if mine := _narrowest(ranges, ip_of(source)):
+                    index, found = mine[0]
                     return found, f"filter_chains[{index}]"
+                break
         break
     if listener.HasField("default_filter_chain"):
         known(listener.default_filter_chain)
@@ -43,6 +46,7 @@ def chain(listener: Any, sni: str, *, tls: bool, to: str = "") -> tuple[Any, str
 
 
 Chains = list[tuple[int, Any]]
+Address = IPv4Address | IPv6Address | None
 
 
 def _to(chains: Chains, place: str) -> Chains:
@@ -51,17 +55,22 @@ def _to(chains: Chains, place: str) -> Chains:
     mine = [(i, c) for i, c in chains if port and c.filter_chain_match.destination_port.value == port]
     mine = mine or [(i, c) for i, c in chains if not c.filter_chain_match.HasField("destination_port")]
     address = ip_of(host.removeprefix("[").removesuffix("]"))
-    widths = [(_width(c.filter_chain_match, address), i, c) for i, c in mine]
+    return _narrowest([(c.filter_chain_match.prefix_ranges, i, c) for i, c in mine], address)
+
+
+def _narrowest(chains: list[tuple[Any, int, Any]], address: Address) -> Chains:
+    """Of chains with their ranges: those whose range has the address and is the narrowest."""
+    widths = [(_width(ranges, address), i, c) for ranges, i, c in chains]
     narrowest = max((width for width, _, _ in widths), default=-1)
     return [(i, c) for width, i, c in widths if width == narrowest >= 0]
 
 
-def _width(match: Any, address: IPv4Address | IPv6Address | None) -> int:
+def _width(ranges: Any, address: Address) -> int:
     """Length of the longest prefix that has the address; -1: none has."""
-    if not match.prefix_ranges:
+    if not ranges:
         return 0
     found = -1
-    for one in match.prefix_ranges:
+    for one in ranges:
         known(one)
         network = ip_network((one.address_prefix, one.prefix_len.value), strict=False)
         if address is not None and address.version == network.version and address in network:

@@ -25,7 +25,8 @@ def asked(snapshot: Snapshot) -> dict[str, list[Verdict]]:
         for chain in listener.filter_chains:
             for request in REQUESTS:
                 if chain.HasField("transport_socket") or chain.filter_chain_match.server_names:
-                    asks = [answering(snapshot, chain.name, who, *request, listener=name) for who in CALLERS]
+                    sni, source = [*chain.filter_chain_match.server_names, chain.name][0], _source(chain)
+                    asks = [answering(snapshot, sni, who, *request, listener=name, source=source) for who in CALLERS]
                 else:
                     asks = [calling(snapshot, name, *request, "api.shop", to=_destination(chain))]
                 found[name] += [share.verdict for ask in asks for share in shares(ask)]
@@ -37,6 +38,29 @@ def _destination(chain: pb.FilterChain) -> str:
     match = chain.filter_chain_match
     ranges = [one.address_prefix for one in match.prefix_ranges]
     return f"{ranges[0]}:{match.destination_port.value or 9}" if ranges else ""
+
+
+def _source(chain: pb.FilterChain) -> str:
+    """An address of a caller that it is for."""
+    ranges = [one.address_prefix for one in chain.filter_chain_match.source_prefix_ranges]
+    return ranges[-1] if ranges else ""
+
+
+def test_a_gateway_asks_where_a_connection_comes_from():
+    snapshot = compile_anew(project(read_world("gateway"), read_local("gateway")))
+
+    def reached(sni: str, source: str) -> str:
+        (share,) = shares(answering(snapshot, sni, "", listener="gateway", source=source))
+        return " ".join(entry.field for entry in share.verdict.trace if entry.kind == "filter chain")
+
+    offered, passage = "80.api.shop.east.mesh", "80.api.shop.north.mesh"
+    anybody, west = reached(offered, "198.51.100.1"), reached(offered, "203.0.113.9")
+    assert anybody != west
+    assert reached(offered, "") == anybody
+    assert reached(offered, "2001:db8:1::7") == west
+    assert reached(passage, "10.1.2.3").endswith("filter_chain_match")
+    for stranger in ("198.51.100.1", "2001:db8::1", ""):
+        assert reached(passage, stranger) == "filter_chains"
 
 
 @pytest.mark.parametrize("case", CASES)
