@@ -35,7 +35,7 @@ chaos: servers
 
 # Hosts wait for root, and for the packages that tests/vm/shell.py names.
 test-vm: servers
-	@$(BIN)/python -m tests.vm image >/dev/null
+	@$(BIN)/python -m tests.vm image $(if $(filter short,$(VM)),bare standard) >/dev/null
 	@$(BIN)/python -m pytest -n0 -p no:randomly $(if $(filter short,$(VM)),-m "not slow") $(PYTEST_ARGS) $(VM_TESTS)
 
 lint: dev

@@ -5,7 +5,7 @@ python -m tests.vm ssh --name X h1 [command …]      as root; -l admin for the 
 python -m tests.vm inventory --name X               for ansible-playbook -i
 python -m tests.vm list                             all runs and their hosts
 python -m tests.vm down --name X                    gone; without a name: what dead runs left
-python -m tests.vm image                            only builds the images
+python -m tests.vm image [VARIANT...]               only builds the images
 """
 
 import argparse
@@ -80,11 +80,17 @@ def _inventory(arguments: argparse.Namespace) -> None:
 
 def _image(arguments: argparse.Namespace) -> None:
     """One that cannot be had fails the tests that want it, and no others."""
-    for variant in names():
+    for variant in arguments.variants or names():
         try:
             print(find_image(variant, say_on_stderr))
         except (VmError, OSError) as exc:
             print(f"image {variant}: {exc}", file=sys.stderr)
+
+
+def _variant(said: str) -> str:
+    if said not in names():
+        raise argparse.ArgumentTypeError(f"there is no {said!r}, only {', '.join(names())}")
+    return said
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     command("inventory", _inventory, named=True)
     command("list", _list, named=False)
     command("down", _down, named=False)
-    command("image", _image, named=False)
+    image = command("image", _image, named=False)
+    image.add_argument(
+        "variants", nargs="*", type=_variant, metavar="VARIANT", help=f"only these of {', '.join(names())}"
+    )
     return parser
 
 
