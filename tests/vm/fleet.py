@@ -188,7 +188,13 @@ class Fleet:
         """Under another name first: the lock goes with the folder, and nobody may take it for a dead run meanwhile."""
         gone = self.folder.with_name(f"{self.name}{GONE}")
         self.folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            shutil.rmtree(gone)
+        except FileNotFoundError:
+            shutil.rmtree(gone, ignore_errors=True)  # another run removes it, too
+        except OSError:
+            gone.rename(self.folder)  # found again by the next run
+            raise
 
 
 def _erase(machine: str, folder: Path) -> list[str]:
