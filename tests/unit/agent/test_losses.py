@@ -126,12 +126,18 @@ def _names(world, owner: str) -> set[str]:
     return {ref.name for ref, obj in world.objects.items() if isinstance(obj, kind) and ref.name.endswith(owner)}
 
 
-async def play(history, check, at_last=lambda _player: None) -> None:
-    """`check` after each step, `at_last` once the agent has seen all that there is."""
+async def filled() -> Player:
+    """All that each owner has, and nobody watches yet."""
     player = Player()
     await player.store.txn((), [put(peering(name)) for name in PEERS])
     for owner in KEYS:
         await player.fill(owner)
+    return player
+
+
+async def play(history, check, at_last=lambda _player: None) -> None:
+    """`check` after each step, `at_last` once the agent has seen all that there is."""
+    player = await filled()
     task = asyncio.create_task(player.watch.run())
     try:
         await player.settled()
@@ -209,10 +215,7 @@ def test_what_is_declared_is_always_obeyed(history):
 
 def test_a_peers_withdrawals_release_no_local_deletions():
     async def scenario():
-        player = Player()
-        await player.store.txn((), [put(peering(name)) for name in PEERS])
-        for owner in KEYS:
-            await player.fill(owner)
+        player = await filled()
         task = asyncio.create_task(player.watch.run())
         try:
             await player.settled()
