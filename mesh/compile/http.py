@@ -126,11 +126,18 @@ def denial_reply() -> pb.ResponseMapper:
     )
 
 
-def unreached_reply() -> pb.ResponseMapper:
-    """The application could not be reached, so it has not seen the request: the calling proxy may try elsewhere."""
+def unanswered_replies() -> tuple[pb.ResponseMapper, ...]:
+    """The calling proxy may try elsewhere: whatever it is if no application saw it, else what may be repeated.
+
+    Without the second, who calls an application that dies with a request in its hands is told so by a proxy that
+    lives, and a reset is something else than an answer.
+    """
+    return (_flagged(names.UNREACHED, "UF"), _flagged(names.BROKEN, "UC", "UR"))
+
+
+def _flagged(header: str, *flags: str) -> pb.ResponseMapper:
     return pb.ResponseMapper(
-        filter=pb.AccessLogFilter(response_flag_filter={"flags": ["UF"]}),
-        headers_to_add=[set_header(names.UNREACHED, "true")],
+        filter=pb.AccessLogFilter(response_flag_filter={"flags": flags}), headers_to_add=[set_header(header, "true")]
     )
 
 
@@ -226,7 +233,8 @@ def retry_elsewhere(conditions: tuple[str, ...], *, retries: int, spans: bool = 
         retry_back_off=pb.RetryPolicy.RetryBackOff(base_interval=pb.duration(0.001), max_interval=pb.duration(0.005)),
     )
     if "retriable-headers" in conditions:
-        policy.retriable_headers.append(pb.HeaderMatcher(name=names.UNREACHED, present_match=True))
+        said = names.RETRIED_FOR if "reset" in conditions else (names.UNREACHED,)
+        policy.retriable_headers.extend(pb.HeaderMatcher(name=name, present_match=True) for name in said)
     if spans:
         policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
         policy.retry_priority.typed_config.CopyFrom(pb.any_of(pb.PreviousPriorities(update_frequency=1)))

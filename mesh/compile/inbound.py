@@ -136,7 +136,7 @@ def _http_manager(frame: Frame, port: Inbound) -> pb.Filter:
             route=names.inbound_route(port.service, port.port),
             log=_log(frame, port, http.RULE),
             filters=(*http.rbac_filters(), *limits.filters()),
-            replies=(http.denial_reply(), http.unreached_reply()),
+            replies=(http.denial_reply(), *http.unanswered_replies()),
             grpc=port.protocol == "grpc",
         )
     )
@@ -183,7 +183,7 @@ def route(port: Inbound) -> pb.RouteConfiguration:
         http.to_cluster(names.local_cluster(port.service, port.port), retry),
         rules=access.matcher(port.access),
         # Ours alone: an application that says so would have its callers repeat what it has done.
-        response_headers_to_remove=[names.UNREACHED, names.DENIED_BY, names.LIMITED_BY],
+        response_headers_to_remove=[*names.RETRIED_FOR, names.DENIED_BY, names.LIMITED_BY],
         typed_per_filter_config=limits.configs(port.limits),
     )
 

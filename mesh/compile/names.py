@@ -26,6 +26,12 @@ FAULT = "x-holdfast-fault"
 UNREACHED = "x-holdfast-unreached"
 """Between proxies only: the application behind the answering proxy has not seen the request."""
 
+BROKEN = "x-holdfast-broken"
+"""Between proxies only: the application behind the answering proxy may have seen the request, and will never answer."""
+
+RETRIED_FOR = (UNREACHED, BROKEN)
+"""What callers' proxies try again for: from proxies of the mesh alone, and never seen by an application."""
+
 RULE_KEY = "rule"
 """In the metadata of a request: which rule of a policy has been at work."""
 

@@ -113,7 +113,7 @@ def route(upstream: Outbound, fault: str) -> pb.RouteConfiguration:
     return http.route_config(
         name(upstream),
         *chosen,
-        response_headers_to_remove=[names.UNREACHED, names.FAULT],
+        response_headers_to_remove=[*names.RETRIED_FOR, names.FAULT],
         # A delay; what is aborted says so itself.
         response_headers_to_add=[http.set_header(names.FAULT, http.FAULT)] if upstream.handling.faults else [],
     )

@@ -114,8 +114,31 @@ def test_a_dead_application_fails_no_call_while_another_lives(mesh: Mesh):
     asyncio.run(run())
 
 
+def test_an_application_that_dies_with_a_request_in_hand(mesh: Mesh):
+    """Its proxy lives and says so: what may be repeated is, elsewhere, and all else is told."""
+
+    async def run() -> None:
+        mesh.apps[0].dying = True
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{mesh.http}"
+            statuses = []
+            for _ in range(4):
+                async with session.post(url) as answer:
+                    statuses.append(answer.status)
+                    assert not [name for name in answer.headers if name.lower().startswith("x-holdfast")]
+            assert set(statuses) == {200, 503}
+            assert sum(app.seen for app in mesh.apps) == len(statuses)
+            async with loads(asking(session, mesh.http)) as (get,):
+                await get.more(100)
+            assert get.failures == []
+            assert set(get.answers) == {PLACES[1]}
+            assert mesh.apps[0].seen > statuses.count(503), "it was asked first, some times"
+
+    asyncio.run(run())
+
+
 def test_between_proxies_only(mesh: Mesh):
-    """No application can say that it was not reached, and none is told."""
+    """No application can say that it was not reached, or that nobody will answer, and none is told."""
 
     async def run() -> None:
         async with aiohttp.ClientSession() as session:

@@ -59,7 +59,7 @@ def services(**spec: object) -> list[Service]:
 class App:
     """HTTP, gRPC and TCP at one address. Says who it is, and whom its proxy says that it was called by.
 
-    At /lie it says what a proxy says that reached nobody.
+    At /lie it says what a proxy says that reached nobody, or nobody who answers.
     """
 
     def __init__(self, place: str, background: Background) -> None:
@@ -68,6 +68,8 @@ class App:
         self.running = False
         self.seen = 0
         """HTTP requests."""
+        self.dying = False
+        """Connections end with an HTTP request in hand."""
 
     def start(self) -> None:
         self._background.call(self._start())
@@ -99,8 +101,11 @@ class App:
     async def _answer(self, request: web.Request) -> web.Response:
         self.seen += 1
         await request.read()
+        if self.dying and request.transport:
+            request.transport.abort()
         if request.path == "/lie":
-            return web.Response(status=503, headers={"x-holdfast-unreached": "true", "x-holdfast-denied-by": "me"})
+            lies = dict.fromkeys(("x-holdfast-unreached", "x-holdfast-broken", "x-holdfast-denied-by"), "true")
+            return web.Response(status=503, headers=lies)
         seen = request.headers.get("x-forwarded-client-cert", "nobody")
         return web.Response(text=self.place, headers={"x-seen": seen})
 

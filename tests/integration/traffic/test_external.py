@@ -369,7 +369,9 @@ def test_what_it_answers_is_no_word_of_a_proxy(caller: Caller):
     """A server that says that it has not seen a request, though it has, does not get it twice."""
     caller.declare()
     caller.outside.status = 503
-    caller.outside.headers = dict.fromkeys(("x-holdfast-unreached", "x-holdfast-denied-by", "x-holdfast-fault"), "true")
+    caller.outside.headers = dict.fromkeys(
+        ("x-holdfast-unreached", "x-holdfast-broken", "x-holdfast-denied-by", "x-holdfast-fault"), "true"
+    )
     reply = caller.get(method="POST", body=b"x")
     assert (reply.status, len(caller.outside.seen)) == (503, 1)
     assert not [name for name in reply.headers if name.startswith("x-holdfast")]
