@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -21,7 +22,7 @@ from ca.signer.memory import MemorySigner
 from controlplane.api.tls import PEER_NAME
 from controlplane.demo.process import free_port
 from multicluster import tokens, trust, wire
-from multicluster.link import ESTABLISH_PATH, SESSION_PATH, Link, dialled, peer_context
+from multicluster.link import ESTABLISH_PATH, SESSION_PATH, Link, LinkError, dialled, peer_context
 from multicluster.session import Exporter, Importer, Me
 
 GATEWAYS = 2
@@ -44,6 +45,7 @@ class Peer:
         self._acked = asyncio.Event()
         self._exporter: Exporter | None = None
         self._link: Link | None = None
+        self._sessions: set[asyncio.Task[Any]] = set()
         self.items: dict[str, bytes] = {}
         offered = wire.OfferedService(ports=(wire.OfferedPort(port=80, protocol="http"),), accounts=("api",))
         for service in range(services):
@@ -71,14 +73,27 @@ class Peer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.files)
         app = web.Application()
-        app.router.add_get(SESSION_PATH, self.session)
+        app.router.add_get(SESSION_PATH, self._served)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=context).start()
         try:
             yield
         finally:
+            # Else each would be waited for until its heartbeat fails.
+            for session in self._sessions:
+                session.cancel()
             await runner.cleanup()
+
+    async def _served(self, request: web.Request) -> web.WebSocketResponse:
+        task = asyncio.current_task()
+        assert task
+        self._sessions.add(task)
+        task.add_done_callback(self._sessions.discard)
+        try:
+            return await self.session(request)
+        except LinkError as exc:  # the node dials again
+            raise web.HTTPServiceUnavailable(text=str(exc)) from exc
 
     async def session(self, request: web.Request) -> web.WebSocketResponse:
         """The node imports from us."""
