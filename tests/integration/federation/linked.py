@@ -284,7 +284,7 @@ class Linked:
             await self.clusters.holdfast(cluster, "node", "drain", "gw-1", "--no-wait")
 
             async def left() -> bool:
-                await asyncio.sleep(1)  # an agent that says more than ten frames a second is cut off
+                await asyncio.sleep(1)  # each look has the agent ask its Envoy
                 body = await api.get("/v1/nodes/gw-1/drain")
                 assert body["done"], body["words"]
                 return True

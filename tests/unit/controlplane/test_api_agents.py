@@ -308,6 +308,24 @@ def test_a_flood_of_frames_ends_that_uplink_and_counts_over_its_connections(tmp_
     asyncio.run(run())
 
 
+def test_who_asks_often_cuts_no_uplink(tmp_path):
+    """What was asked for is no flood, and gives nothing for one."""
+
+    async def run():
+        async with mesh(tmp_path) as cp:
+            await cp.add_node("n1")
+            async with agent(cp, answers={"config": "7"}) as ws:
+                await aeventually(lambda: cp.context.uplinks.connection("n1"))
+                for _ in range(3 * uplink.FRAMES.burst):
+                    assert await cp.context.uplinks.ask("n1", "config") == "7"
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(2 * uplink.FRAMES.burst):
+                        await ws.send_str("{}")
+                await aeventually(lambda: ws.closed)
+
+    asyncio.run(run())
+
+
 def test_a_large_frame_that_nobody_asked_for_ends_that_uplink(tmp_path):
     async def run():
         async with mesh(tmp_path) as cp:
