@@ -165,7 +165,8 @@ def test_no_secret_is_in_the_log_or_in_clear_on_the_controller(site: Site, rest:
         "admin-token.vault", "etcd-ca-key.vault", "openbao-ca-key.vault", "openbao-init.vault", "seal-key.vault",
     }  # fmt: skip
     bao = json.loads(kept["openbao-init.vault"])
-    keys = [line for name in ("etcd-ca-key.vault", "openbao-ca-key.vault") for line in kept[name].splitlines()[1:-1]]
+    # The last line of a key holds nothing but the public one, which a certificate may have as the same letters.
+    keys = [line for name in ("etcd-ca-key.vault", "openbao-ca-key.vault") for line in kept[name].splitlines()[1:-2]]
     words = [kept["admin-token.vault"], kept["seal-key.vault"], bao["token"], *bao["keys"], *keys]
     assert all(len(word) > 20 for word in words)
     for path in site.folder.rglob("*"):
