@@ -9,12 +9,13 @@ from controlplane.distribution.folder import Order
 from controlplane.distribution.folder import build as build_dist
 from tests.vm.fleet import Fleet
 from tests.vm.manifest import difference, manifest
-from tests.vm.rolled import Rolled
+from tests.vm.rolled import Rolled, anew
 from tests.vm.versions import HERE, build_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CONFIRMED = ("-e", "holdfast_restore_confirm=vm.holdfast")
+NEW_OPENBAO = ("-e", "holdfast_restore_openbao=vm.holdfast")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,53 @@ def test_a_backup_is_restored_and_a_living_mesh_is_not_overwritten_unasked(rolle
     again = controller.play("restore", *named, *CONFIRMED, check=False)
     assert again.code != 0
     assert {"plane cp-1", "plane cp-2"} <= set(rolled.versions())  # they were not even stopped
+
+
+def test_all_data_of_etcd_and_openbao_is_lost_and_restored_into_empty_ones(rolled: Rolled):
+    """OpenBao's keys come back with its snapshot: what was trusted is trusted, on hosts that are not touched."""
+    controller, backup, epoch = rolled.controller, rolled.backup(), rolled.epoch()
+    named = ("-e", f"holdfast_backup={backup}")
+    root = rolled.root()
+    with rolled.load() as found:
+        rolled.cp.run("systemctl stop holdfast-etcd holdfast-openbao")
+        rolled.cp.run("rm -rf /var/lib/holdfast-etcd/data /var/lib/holdfast-openbao/*")
+        early = controller.play("restore", *named, check=False)
+        assert early.code != 0
+        assert "holdfast.mesh.site --tags etcd,openbao makes an empty one" in early.words
+        controller.play("site", "--tags", "etcd,openbao")
+        assert rolled.root() != root
+        refused = controller.play("restore", *named, *CONFIRMED, check=False)
+        assert "OpenBao has another root than the backup's" in refused.words
+        controller.play("restore", *named, *CONFIRMED, *NEW_OPENBAO)
+        assert rolled.root() == root
+        assert rolled.epoch() not in {"", epoch}
+        assert "web" in rolled.holdfast("get", "services", "-n", "shop")
+    assert found["faults"] == {}
+    assert rolled.sequence() > 1_700_000_000
+    assert set(rolled.versions().values()) == {"0.2.0"}
+    rolled.answers()
+
+
+def test_all_hosts_of_the_control_plane_are_lost_and_the_mesh_keeps_its_root(rolled: Rolled):
+    """New ones come up with OpenBao's keys and the store of the backup; hosts that run services are not touched."""
+    controller, backup = rolled.controller, rolled.backup()
+    roots, sequence = rolled.cp.run("cat /etc/holdfast/ca.pem").out, rolled.sequence()
+    with rolled.load() as found:
+        for host in rolled.planes:
+            anew(host)
+        controller.play("site", "--tags", "etcd,openbao")
+        named = ("-e", f"holdfast_backup={backup}")
+        refused = controller.play("restore", *named, check=False)
+        assert "OpenBao has another root than the backup's" in refused.words
+        controller.play("restore", *named, *NEW_OPENBAO)
+    assert found["faults"] == {}
+    assert rolled.cp.run("cat /etc/holdfast/ca.pem").out == roots
+    assert rolled.sequence() > sequence
+    assert set(rolled.versions()) == {"cp-1", "cp-2", "web", "api-2", "plane cp-1", "plane cp-2"}
+    assert set(rolled.versions().values()) == {"0.2.0"}
+    rolled.answers()
+    again = controller.play("site")
+    assert set(again.changed.values()) == {0}, again.text[-6000:]
 
 
 def test_a_host_that_is_removed_is_as_before_and_unknown_to_the_mesh(rolled: Rolled):

@@ -35,10 +35,10 @@ def play(folder: Path, name: str, *words: str, password: str = PASSWORD) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
-def keep(folder: Path, name: str, text: str) -> None:
+def keep(folder: Path, name: str, text: str, password: str = PASSWORD) -> None:
     """As the roles keep it."""
     task = {
-        "content": f"{{{{ {text!r} | ansible.builtin.vault({PASSWORD!r}) | b64encode }}}}",
+        "content": f"{{{{ {text!r} | ansible.builtin.vault({password!r}) | b64encode }}}}",
         "dest": str(folder / name),
     }
     plays = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.copy": task}]}]
@@ -72,6 +72,15 @@ def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
     keep(folder, "backups/one/store.ndjson.vault", "{}")
     said = play(folder, "restore", "-e", "holdfast_backup=backups/one", password="another one, as long")
     assert "is not the password that backups/one was encrypted with" in said
+    assert "makes an empty one" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
+    # What is kept here is compared with the backup: one password opens both.
+    (folder / "secrets").mkdir()
+    keep(folder, "secrets/seal-key.vault", "a key", "the one before it was changed")
+    assert "or not the one of what is in" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
+
+
+def test_a_restore_leaves_no_host_out(folder: Path):
+    assert "Restore without --limit" in play(folder, "restore", "--limit", "cp-1")
 
 
 def test_a_name_in_the_place_of_an_address_is_told_before_anything_is_made(folder: Path):
