@@ -248,18 +248,20 @@ def _sockets() -> Iterator[tuple[str, int, str]]:
 
 
 def listen(path: Path, group: int) -> socket.socket:
-    """The door of the helper: root and this group may open it."""
+    """The door of the helper: root and this group may open it. It has its name once it is answered at."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o117)
     try:
-        listener.bind(str(path))
+        listener.bind(str(new))
     finally:
         os.umask(before)
     with suppress(PermissionError):
-        os.chown(path, -1, group)
+        os.chown(new, -1, group)
     listener.listen(16)
+    new.replace(path)
     return listener
 
 

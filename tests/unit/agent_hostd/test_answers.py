@@ -1,5 +1,6 @@
 """Whether agent and Envoy answer is asked by the one thread that keeps the host: nobody may hold it up."""
 
+import os
 import socket
 import threading
 import time
@@ -36,3 +37,12 @@ def test_who_answers_a_byte_at_a_time_is_given_up(tmp_path: Path):
             enough.set()
             guard.cancel()
             thread.join()
+
+
+def test_the_door_has_its_name_once_it_is_answered_at(tmp_path: Path):
+    path = tmp_path / "run" / "host.sock"
+    for _ in range(2):  # the second finds what a helper that was killed has left
+        with system.listen(path, os.getgid()), socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(path))
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert list(path.parent.iterdir()) == [path]
