@@ -153,8 +153,8 @@ def test_a_member_whose_host_was_lost_is_replaced_and_clients_write_throughout(m
         members.etcdctl(members.leader, f"move-leader {members.ids()['etcd-3']:x}")
     before, running = members.ids(), members.processes()
     with members.writing() as written:
+        lost.wait(lambda: members.keys(members.hosts["etcd-1"]) > 0, what="clients write")
         members.lose(lost)
-        assert members.keys(members.hosts["etcd-1"]) > 0
         refused = members.play(check=False)
         assert refused.code != 0
         assert "-e holdfast_etcd_replace=etcd-3" in refused.words
