@@ -22,7 +22,7 @@ config_option = click.option(
     help="The agent's settings.",
 )
 output_option = click.option(
-    "-o", "output", type=click.Choice(["text", "json"]), default="text", help="Form of output."
+    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 
 
@@ -51,7 +51,13 @@ def _settings(path: Path) -> Settings:
 @click.option("--token-file", type=click.Path(path_type=Path), help="A file that holds the token; '-' is stdin.")
 @click.option("--force", is_flag=True, help="Join anew, though this host has an identity.")
 def join(config: Path, token: str | None, token_file: Path | None, *, force: bool) -> None:
-    """Give this host its identity, with a one-time token from `holdfast token create`."""
+    """Give this host its identity, with a one-time token from `holdfast token create`.
+
+    \b
+    Examples:
+      holdfast-agent join --token-file web-1.token
+      ssh admin@cp-1 holdfast token create web-1 -i shop/web | holdfast-agent join --token-file -
+    """
     from agent import addresses
     from agent.identity import exchange
     from agent.identity import join as joining
@@ -90,14 +96,20 @@ def _token(token: str | None, token_file: Path | None, settings: Settings) -> st
 @main.command()
 @config_option
 def run(config: Path) -> None:
-    """Run the agent. It joins by itself if `tokenFile` is set; Envoy outlives it unless it is drained."""
+    """Run the agent. It joins by itself if `tokenFile` is set; Envoy outlives it unless it is drained.
+
+    \b
+    Examples:
+      holdfast-agent run
+      holdfast-agent run --config ./agent.yaml
+    """
     start(config)
 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_PATH)
 def check(file: Path) -> None:
-    r"""Check a file of settings, and say everything that is wrong with it. Nothing is asked or changed.
+    """Check a file of settings, and say everything that is wrong with it. Nothing is asked or changed.
 
     \b
     Examples:
@@ -112,7 +124,13 @@ def check(file: Path) -> None:
 @config_option
 @output_option
 def status(config: Path, output: str) -> None:
-    """Tell what is: phase, revisions, certificates, services, problems."""
+    """Tell what is: phase, revisions, certificates, services, problems.
+
+    \b
+    Examples:
+      holdfast-agent status
+      holdfast-agent status -o json | jq .problems
+    """
     body = _ask(config, "status")
     click.echo(json.dumps(body, indent=2) if output == "json" else _text(body))
 
@@ -121,7 +139,7 @@ def status(config: Path, output: str) -> None:
 @config_option
 @output_option
 def history(config: Path, output: str) -> None:
-    r"""Tell which endpoints came, went or got another standing in Envoy, and at which revision; the newest is last.
+    """Tell which endpoints came, went or got another standing in Envoy, and at which revision; the newest is last.
 
     It reaches back to the agent's start, or as far as a megabyte does. An endpoint's standing is its health, its
     weight and its priority in one load assignment; those of other clusters are marked as far.
@@ -138,7 +156,14 @@ def history(config: Path, output: str) -> None:
 @main.command()
 @config_option
 def reload(config: Path) -> None:
-    """Look at services.d now."""
+    """Look at services.d now, and tell which definitions are in use and what is wrong with others. Status 1: something.
+
+    The agent also looks by itself, every two seconds.
+
+    \b
+    Example:
+      holdfast-agent reload
+    """
     body = _ask(config, "reload")
     click.echo(f"services: {', '.join(body['services']) or 'none'}")
     for problem in body["problems"]:
@@ -150,7 +175,12 @@ def reload(config: Path) -> None:
 @main.command()
 @config_option
 def release(config: Path) -> None:
-    """Obey a mass deletion that is held back because no control-plane write declared it."""
+    """Obey a mass deletion that is held back because no control-plane write declared it.
+
+    \b
+    Example:
+      holdfast-agent status && holdfast-agent release
+    """
     click.echo(f"released {_ask(config, 'release')['released']} deletions")
 
 
@@ -171,7 +201,7 @@ def _waits(command: Callable[..., None]) -> Callable[..., None]:
 @_waits
 @click.option("--end", is_flag=True, help="Then deregister, and end Envoy and the agent.")
 def drain(config: Path, timeout: float, *, wait: bool, end: bool) -> None:
-    r"""Take this host out of service (maintenance): callers leave, what is under way finishes, Envoy and agent go on.
+    """Take this host out of service (maintenance): callers leave, what is under way finishes, Envoy and agent go on.
 
     It holds until `undrain`, also over restarts. Calls that this host makes itself go on.
 
@@ -193,7 +223,12 @@ def drain(config: Path, timeout: float, *, wait: bool, end: bool) -> None:
 @main.command()
 @config_option
 def undrain(config: Path) -> None:
-    """Put this host back into service: what is healthy is called again."""
+    """Put this host back into service: what is healthy is called again.
+
+    \b
+    Example:
+      holdfast-agent undrain
+    """
     for name, health in _ask(config, "undrain")["services"].items():
         click.echo(f"{name}: {health}")
 
@@ -208,7 +243,7 @@ def service() -> None:
 @click.argument("name")
 @_waits
 def stop_service(config: Path, name: str, timeout: float, *, wait: bool) -> None:
-    r"""Let a service's callers leave, before it is stopped.
+    """Let a service's callers leave, before it is stopped.
 
     It is *draining* until `service start`; when this returns, no request is under way and none comes any more.
 
@@ -226,7 +261,13 @@ def stop_service(config: Path, name: str, timeout: float, *, wait: bool) -> None
 @config_option
 @click.argument("name")
 def start_service(config: Path, name: str) -> None:
-    """Let a service be called again, as soon as its health check says that it is healthy."""
+    """Let a service be called again, as soon as its health check says that it is healthy.
+
+    \b
+    Examples:
+      holdfast-agent service start web
+      holdfast-agent service start web.shop
+    """
     for found, health in _ask(config, "undrain", name)["services"].items():
         click.echo(f"{found}: {health}")
 
@@ -238,7 +279,7 @@ def start_service(config: Path, name: str) -> None:
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds that callers have to leave.")
 @click.option("--write", is_flag=True, help="Write it to /etc/systemd/system/<unit>.d/, and reload systemd.")
 def hook_service(config: Path, name: str, unit: str, timeout: float, *, write: bool) -> None:
-    r"""Print or write the drop-in that ties a service's unit to its registration.
+    """Print or write the drop-in that ties a service's unit to its registration.
 
     With it, `systemctl restart` of the unit fails no request: callers leave first, and come back when it is healthy.
     Where the agent is down the unit starts and stops all the same.
@@ -266,7 +307,7 @@ def envoy() -> None:
 @envoy.command()
 @config_option
 def upgrade(config: Path) -> None:
-    r"""Let the Envoy that is installed now take over from the one that runs, without losing a connection.
+    """Let the Envoy that is installed now take over from the one that runs, without losing a connection.
 
     \b
     Example:
@@ -296,10 +337,15 @@ def _departed(config: Path, what: str, timeout: float) -> bool:
 @click.option("--keep-config", is_flag=True, help="Leave /etc/holdfast as it is.")
 @click.option("--drain-seconds", default=15.0, show_default=True, help="How long what is under way may take.")
 def leave(*, keep_config: bool, drain_seconds: float) -> None:
-    r"""Take Holdfast off this host: drain, stop, and remove all that its installation made, and nothing else.
+    """Take Holdfast off this host: drain, stop, and remove all that its installation made, and nothing else.
 
     For hosts that install.py set up (the line of `holdfast token create`). It works with the control plane away, may
     be repeated, and goes on where a killed run stopped.
+
+    \b
+    Examples:
+      holdfast-agent leave
+      holdfast-agent leave --keep-config --drain-seconds 60
     """
     from agent.leaving import LeaveError, hand_over
 

@@ -12,7 +12,7 @@ from ca.seal import SealError
 from controlplane.settings import SettingsError, load
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """A control-plane node of a Holdfast mesh."""
 
@@ -25,9 +25,21 @@ def main() -> None:
     show_default=True,
     help="Settings in YAML.",
 )
-@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    default="json",
+    show_default=True,
+    help="Of what goes to stdout.",
+)
 def run(config: Path, log_format: str) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM. Status 2: the settings, or what they name, cannot be used.
+
+    \b
+    Examples:
+      holdfast-controlplane run
+      holdfast-controlplane run --config ./controlplane.yaml --log-format text
+    """
     # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
     from controlplane.daemon import run as serve
@@ -48,7 +60,12 @@ def run(config: Path, log_format: str) -> None:
 @main.command()
 @click.argument("config", type=click.Path(path_type=Path, dir_okay=False))
 def check(config: Path) -> None:
-    """Check a file of settings, and say everything that is wrong with it."""
+    """Check a file of settings, and say everything that is wrong with it. Nothing is asked or changed.
+
+    \b
+    Example:
+      holdfast-controlplane check /etc/holdfast/controlplane.yaml
+    """
     try:
         load(config)
     except SettingsError as exc:

@@ -18,7 +18,7 @@ config_option = click.option(
     help="The agent's settings.",
 )
 output_option = click.option(
-    "-o", "output", type=click.Choice(["text", "json"]), default="text", help="Form of output."
+    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
 )
 MARKS = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
 
@@ -34,7 +34,7 @@ def _quiet() -> None:
 @config_option
 @output_option
 def doctor(config: Path, output: str) -> None:
-    r"""Check this host, and say what is wrong and what to do about it. Changes nothing; works without the agent.
+    """Check this host, and say what is wrong and what to do about it. Changes nothing; works without the agent.
 
     Looks at settings, identity and certificates, control plane and store gates, clocks, units, agent and Envoy, ports,
     limits, the advertised address, names and rules, disks and logs. As root it sees all of that. Status 1: a fault.
@@ -75,7 +75,7 @@ def debug() -> None:
 @click.option("--max-mib", type=click.IntRange(1, 192), default=192, show_default=True, help="Of all parts, unpacked.")
 @output_option
 def dump(config: Path, out: Path | None, max_mib: int, output: str) -> None:
-    r"""Write one tar.gz with all that is known of this host, secrets removed. Works with everything else dead.
+    """Write one tar.gz with all that is known of this host, secrets removed. Works with everything else dead.
 
     In it: doctor's findings, versions, settings, status, certificates without keys, what is compiled, limits, clock,
     units and the end of their journals, Envoy's configuration and figures, names and rules. index.json lists every

@@ -35,7 +35,7 @@ def dist() -> None:
 @click.option("--python", "pythons", multiple=True, metavar="3.N", help="For this Python. Default: 3.11 and 3.12.")
 @click.option("--here", is_flag=True, help="Only for hosts like this one: its Python, its architecture.")
 @click.option("--wheel", type=FILE, help="Holdfast's own wheel. Default: made from what is running.")
-@click.option("--envoy-aarch64", type=FILE, help="Envoy's program for aarch64: no wheel has one.")
+@click.option("--envoy-aarch64", type=FILE, help="Envoy's program for aarch64, instead of the wheel's.")
 @click.option("--envoy-x86-64", type=FILE, help="Envoy's program for x86-64, instead of the wheel's.")
 @click.option("--envoy-version", default="", help="Version of an Envoy that is given, if its name does not say it.")
 @click.option(

@@ -1,26 +1,50 @@
-"""Help keeps the lines of its examples, for every command."""
+"""Help of every command of the three programs: its examples keep their lines, and each option is described."""
+
+from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from controlplane.cli.main import COMMANDS, main
+from agent.cli import main as agent
+from controlplane.cli.main import main as holdfast
+from controlplane.main import main as controlplane
+
+PROGRAMS = {"holdfast": holdfast, "holdfast-agent": agent, "holdfast-controlplane": controlplane}
 
 
-def all_commands() -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = [()]
-    for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
-        found.append((name,))
-        if isinstance(command, click.Group):
-            found += [(name, inner) for inner in command.commands]
-    return found
+def commands(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands((*path, name), inner)
 
 
-@pytest.mark.parametrize("words", all_commands(), ids=" ".join)
-def test_help_is_readable(words):
-    shown = CliRunner().invoke(main, [*words, "--help"])
+ALL = [found for name, program in PROGRAMS.items() for found in commands((name,), program)]
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_help_is_readable(path, command):
+    program, *words = path
+    shown = CliRunner().invoke(PROGRAMS[program], [*words, "--help"], prog_name=program)
     assert shown.exit_code == 0, shown.output
+    assert shown.output == CliRunner().invoke(PROGRAMS[program], [*words, "-h"], prog_name=program).output
     assert "\\b" not in shown.output
-    for line in shown.output.splitlines():
-        assert line.count("  holdfast ") <= 1, "examples run together"
+    lines = shown.output.splitlines()
+    for line in lines:
+        assert line.count(f"  {program} ") <= 1, "examples run together"
+    if not isinstance(command, click.Group):
+        title = next((index for index, line in enumerate(lines) if line in {"  Example:", "  Examples:"}), None)
+        assert title is not None, "no example"
+        assert " ".join(path) in lines[title + 1], "the first example is of another command"
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_each_option_is_described(path, command):
+    del path
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.opts
