@@ -9,7 +9,7 @@ from controlplane.distribution.folder import Order
 from controlplane.distribution.folder import build as build_dist
 from tests.vm.fleet import Fleet
 from tests.vm.manifest import difference, manifest
-from tests.vm.rolled import Rolled, anew
+from tests.vm.rolled import Rolled, anew, ready
 from tests.vm.versions import HERE, build_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -173,11 +173,18 @@ def test_a_host_that_is_removed_is_as_before_and_unknown_to_the_mesh(rolled: Rol
     assert "Say which hosts leave" in plain.words
     kept = rolled.controller.play("remove_hosts", "--limit", "web", check=False)
     assert "is the only host with healthy instances of shop/web" in kept.words
+    # The first control-plane node is away: another one is asked, and told so.
+    rolled.cp.run("systemctl stop holdfast-controlplane")
     with rolled.load() as found:
-        rolled.controller.play("remove_hosts", "--limit", "api-2")
+        removed = rolled.controller.play("remove_hosts", "--limit", "api-2")
+        kept_safe = rolled.controller.play("backup")
+    rolled.cp.run("systemctl start holdfast-controlplane")
+    for played in (removed, kept_safe):
+        assert "cp-2 is asked: cp-1 cannot be reached, or has a node that is not ready" in played.words
     assert found["faults"] == {}, found
     assert "web" in found["answers"]
     assert difference(rolled.before["api-2"], manifest(rolled.api)) == []
+    rolled.cp.wait(lambda: ready(rolled.cp), timeout=60, what="its node is ready again")
     assert "api-2" not in rolled.holdfast("get", "nodes")
     assert "api-2" not in rolled.holdfast("get", "endpoints", "-A")
     again = rolled.controller.play("remove_hosts", "--limit", "api-2")

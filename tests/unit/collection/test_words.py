@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.collection import ROOT, ansible
 
@@ -81,6 +82,24 @@ def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
 
 def test_a_restore_leaves_no_host_out(folder: Path):
     assert "Restore without --limit" in play(folder, "restore", "--limit", "cp-1")
+
+
+def test_another_control_plane_host_is_asked_where_the_first_cannot_be_reached(folder: Path):
+    (folder / "secrets").mkdir()
+    keep(folder, "secrets/admin-token.vault", "hfo1.0123456789abcdef.secret")
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}  # nobody listens there
+    here = {"ansible_connection": "local", "ansible_host": "127.0.0.1"}
+    for planes in ({"cp-1": away, "cp-2": here, "cp-3": here}, {"cp-1": away, "cp-2": away}):
+        document = yaml.safe_load(INVENTORY)
+        document["all"]["children"]["holdfast_controlplane"]["hosts"] = planes
+        (folder / "inventory.yml").write_text(yaml.safe_dump(document))
+        for name, limit in (("remove_hosts", "web-1"), ("add_hosts", "web-1"), ("backup", "all")):
+            said = play(folder, name, "--limit", limit)
+            if "cp-3" in planes:
+                assert "cp-2 is asked: cp-1 cannot be reached" in said
+                assert "none of" not in said
+            else:
+                assert "none of cp-1, cp-2 can be reached from here" in said
 
 
 def test_a_name_in_the_place_of_an_address_is_told_before_anything_is_made(folder: Path):
