@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -324,8 +323,7 @@ class Assembly:
             self.xds.publish(offer.snapshot)
 
     def _redirected(self, offer: Offer) -> Wanted:
-        places = (*self.peers.gates(), *(urlsplit(url).netloc for url in self.peers.controlplanes()))
-        hosts = [place.rpartition(":")[0] or place for place in places]
+        hosts = capture.mesh_hosts(self.peers.gates(), self.peers.controlplanes())
         return capture.wanted(offer.local, offer.snapshot, self.settings.capture, hosts)
 
     async def warming(self) -> int | None:

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
+from urllib.parse import urlsplit
 
 from agent.hostd.wanted import MAX_EACH, Caller, Inbound, Name, Outbound, Wanted
 from mesh import pb
@@ -47,8 +48,8 @@ class CaptureSettings(Frozen, frozen=True, kw_only=True):
     inbound: InboundCapture | None = None
 
 
-def faults(capture: CaptureSettings) -> Iterator[Violation]:
-    """Everything that is wrong with it, each with its path."""
+def faults(capture: CaptureSettings, mesh: Iterable[str]) -> Iterator[Violation]:
+    """Everything that is wrong with it, each with its path. `mesh`: as for `wanted`."""
     if not capture.socket.startswith("/"):
         yield Violation(path="capture.socket", reason=f"{shown(capture.socket)} is not an absolute path")
     if outbound := capture.outbound:
@@ -56,6 +57,9 @@ def faults(capture: CaptureSettings) -> Iterator[Violation]:
             yield Violation(path="capture.outbound.ranges", reason="name at least one network, or leave outbound out")
         for field, texts in (("ranges", outbound.ranges), ("exempt", outbound.exempt)):
             yield from _network_faults(f"capture.outbound.{field}", texts)
+        if (more := len({*outbound.exempt, *_own(mesh)}) - MAX_EACH) > 0:
+            said = f"{more} too many: with gates and control planes, which always are exempt, {MAX_EACH} at most"
+            yield Violation(path="capture.outbound.exempt", reason=f"{said}; put them together in larger networks")
     if inbound := capture.inbound:
         if len(inbound.ports) > MAX_EACH:
             yield Violation(path="capture.inbound.ports", reason=f"more than {MAX_EACH}")
@@ -63,6 +67,12 @@ def faults(capture: CaptureSettings) -> Iterator[Violation]:
             reason = port_fault(port) or ("SSH, DNS and DHCP are never closed" if port in _NEVER_CLOSED else "")
             if reason:
                 yield Violation(path=f"capture.inbound.ports[{index}]", reason=reason)
+
+
+def mesh_hosts(gates: Iterable[str], controlplanes: Iterable[str]) -> tuple[str, ...]:
+    """Of `<address>:<port>` and of base URLs: the hosts that the agent itself lives from."""
+    places = (*gates, *(urlsplit(url).netloc for url in controlplanes))
+    return tuple(place.rpartition(":")[0] or place for place in places)
 
 
 def _network_faults(path: str, texts: tuple[str, ...]) -> Iterator[Violation]:
@@ -131,9 +141,14 @@ def _callers(local: NodeLocal, listeners: Container[str]) -> Iterator[Caller]:
 
 
 def _outbound(capture: OutboundCapture, mesh: Iterable[str]) -> Outbound:
-    ours = sorted({f"{host}/32" for host in mesh if _is_ipv4(host)})
-    exempt = tuple(dict.fromkeys((*capture.exempt, *ours)))
-    return Outbound(capture.ranges, exempt[:MAX_EACH], capture.on_failure)
+    ours = _own(mesh)
+    # What the agent lives from is never captured, however much it is. More than fit are a fault of agent.yaml.
+    theirs = [network for network in dict.fromkeys(capture.exempt) if network not in ours][: MAX_EACH - len(ours)]
+    return Outbound(capture.ranges, (*theirs, *ours)[-MAX_EACH:], capture.on_failure)
+
+
+def _own(mesh: Iterable[str]) -> list[str]:
+    return sorted({f"{host}/32" for host in mesh if _is_ipv4(host)})
 
 
 def _inbound(capture: InboundCapture, local: NodeLocal) -> Inbound | None:

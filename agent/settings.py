@@ -182,7 +182,7 @@ def check(settings: Settings) -> tuple[Violation, ...]:
         faults.append(("envoy.parentShutdownSeconds", "must be more than drainSeconds: the old Envoy ends then"))
     named = [Violation(path=path, reason=reason) for path, reason in faults]
     named += _gateway_faults(settings)
-    return (*named, *capture.faults(settings.capture))
+    return (*named, *capture.faults(settings.capture, capture.mesh_hosts(settings.gates, settings.controlplanes)))
 
 
 def _unreachable_fault(text: str) -> str:

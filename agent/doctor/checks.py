@@ -245,7 +245,7 @@ def _names(facts: Facts) -> Iterator[Finding]:
         return
     for problem in facts.helper.get("problems", ()):
         yield Finding("names", "fault", str(problem), "mend it; the helper tries again by itself")
-    if facts.names_missing:
+    if facts.names_missing and facts.helper.get("applied", True):  # else it wrote none, and has said why
         some = ", ".join(facts.names_missing[:3]) + (", ..." if len(facts.names_missing) > 3 else "")
         said = f"the block in /etc/hosts was changed: {len(facts.names_missing)} names are not there, as {some}"
         yield Finding("names", "fault", said, f"{again}; keep others from writing between the marks")

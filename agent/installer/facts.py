@@ -46,6 +46,7 @@ def gather(made, controlplane, options):
         taken=() if units else tuple(taken((*PORTS, GATEWAY) if options.gateway else PORTS)),
         there=frozenset([path for path in watched if os.path.lexists(path)] + users),
         recorded=frozenset(made.things),
+        logins=tuple(user for user in users if can_log_in(user)),
         installed=Path(CURRENT).readlink().name if Path(CURRENT).is_symlink() else "",
         node=node_of(Path(AGENT_YAML)),
         address=address_towards(controlplane),
@@ -60,6 +61,11 @@ def has_user(name):
     except KeyError:
         return False
     return True
+
+
+def can_log_in(name):
+    """Is this account somebody's, and no service's? An empty shell is /bin/sh."""
+    return Path(pwd.getpwnam(name).pw_shell).name not in ("nologin", "false")
 
 
 def free_at(path):

@@ -86,6 +86,8 @@ class Facts:
     """Paths and users that exist."""
     recorded: frozenset = frozenset()
     """Names of things that an earlier run of the installer has recorded."""
+    logins: tuple = ()
+    """Those of the users that are there and can be logged in to."""
     installed: str = ""
     """The version that CURRENT points to; empty: none."""
     node: str = ""

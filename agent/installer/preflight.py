@@ -45,6 +45,14 @@ def faults(facts, options, offer):
         for path in (*(UNIT_FOLDER + "/" + unit for unit in UNITS), COMMAND)
         if path in facts.there and path not in ours
     ]
+    found += [
+        "the account "
+        + name
+        + " is there, and can be logged in to: whoever does so would have this host's identity in the mesh. "
+        "Rename it; or, if it is nobody's, usermod --shell /usr/sbin/nologin " + name
+        for name in facts.logins
+        if name not in ours
+    ]
     if facts.node and options.node and facts.node != options.node:
         found.append(AGENT_YAML + " says that this host is " + facts.node + ", not " + options.node)
     if options.upgrade and not facts.installed:

@@ -70,7 +70,7 @@ def build(out: Path, order: Order, say: Say) -> Built:
         (folder / manifest.NAME).write_bytes(raw)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() or path.parent.parent.name == "bin" else 0o644)
-        _swap(folder, out, work)
+        _swap(folder, out, work.with_name(f"{work.name}-before"))
     return Built(found, hashlib.sha256(raw).hexdigest(), tuple(filled.gaps))
 
 
@@ -186,11 +186,25 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _swap(folder: Path, out: Path, work: Path) -> None:
-    """Two renames: a reader finds the old one, the new one, or for a moment none."""
-    if out.exists():
-        out.rename(work / "old")
-    folder.rename(out)
+def _swap(folder: Path, out: Path, aside: Path) -> None:
+    """Two renames: a reader finds the old one, the new one, or for a moment none; the old one if the second fails."""
+    try:
+        if out.exists():
+            out.rename(aside)
+        folder.rename(out)
+    except OSError as exc:
+        raise DistributionError(f"{out} cannot be replaced: {exc.strerror}{_put_back(aside, out)}") from exc
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(aside: Path, out: Path) -> str:
+    """Where it is, if it cannot be put back."""
+    try:
+        if aside.exists():
+            aside.rename(out)
+    except OSError as exc:
+        return f"; what was there is in {aside} now, and cannot be put back: {exc.strerror}"
+    return ""
 
 
 def verify(folder: Path, each: Callable[[str], None] = lambda _: None) -> Manifest | tuple[str, ...]:

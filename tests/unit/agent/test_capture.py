@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from agent import capture
 from agent.capture import CaptureSettings, InboundCapture, OutboundCapture, common, wanted
 from agent.hostd import wanted as helper
 from agent.hostd.wanted import Caller, Inbound, Name, Outbound, Wanted
@@ -73,6 +74,26 @@ def test_faults_of_agent_yaml_are_told_all_at_once():
         "capture.socket", "capture.outbound.ranges[0]", "capture.outbound.ranges[2]", "capture.outbound.exempt[0]",
         "capture.inbound.ports[0]", "capture.inbound.ports[2]",
     ]  # fmt: skip
+
+
+def test_exempts_that_do_not_fit_beside_the_mesh_s_own_are_told_and_the_mesh_s_own_stay():
+    outbound = OutboundCapture(exempt=tuple(f"192.0.2.{n}/32" for n in range(32)))
+
+    def told(planes: int) -> list[str]:
+        hosts = [f"10.0.0.{n}" for n in range(1, planes + 1)]
+        urls, gates = tuple(f"https://{host}:8443" for host in hosts), tuple(f"{host}:15379" for host in hosts)
+        settings = Settings(
+            node="a", address="10.0.0.1", controlplanes=urls, gates=gates, capture=CaptureSettings(outbound=outbound)
+        )
+        return [f"{fault.path}: {fault.reason}" for fault in check(settings)]
+
+    assert told(32) == []
+    [fault] = told(33)
+    assert fault.startswith("capture.outbound.exempt: 1 too many: with gates and control planes")
+    # Those that are learned later are in no file that could be checked.
+    made = capture._outbound(outbound, [f"10.0.0.{n}" for n in range(40)]).exempt
+    assert len(made) == 64
+    assert {f"10.0.0.{n}/32" for n in range(40)} <= set(made)
 
 
 @pytest.mark.parametrize("ranges", [(), tuple(f"10.0.{n}.0/24" for n in range(40))])

@@ -115,6 +115,12 @@ def test_one_thing_that_is_wrong_is_one_finding(changes, verdict, found, advice)
     assert advice in finding.advice
 
 
+def test_names_that_the_helper_has_not_written_were_not_changed_by_others():
+    helper = {**WELL.helper, "applied": False, "problems": ["nft is not there; names are not written"]}
+    (finding,) = bad(helper=helper, names_missing=("api.shop.mesh",))
+    assert "nft is not there" in finding.found
+
+
 def test_everything_that_is_dead_is_told_at_once():
     dead = bad(agent=None, agent_fault="no agent listens", envoy_fault="no answer", helper=None, helper_fault="nobody",
                listening=frozenset(), processes=())  # fmt: skip

@@ -59,6 +59,24 @@ def test_a_failed_build_leaves_the_old_folder_and_nothing_beside_it(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", wrong.name]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_cannot_be_put_into_its_place_leaves_the_old_one_there(tmp_path: Path, there: bool):
+    place = tmp_path / "d"
+    if there:
+        make(place)
+    with pytest.raises(DistributionError, match="cannot be replaced: No such file"):
+        folder._swap(tmp_path / "gone", place, tmp_path / ".before")
+    assert [path.name for path in tmp_path.iterdir()] == (["d"] if there else [])
+    assert not there or isinstance(folder.verify(place), manifest.Manifest)
+
+
+def test_what_was_there_is_kept_where_it_cannot_be_put_back(tmp_path: Path):
+    aside = make(tmp_path / ".before")
+    (tmp_path / "d").write_text("somebody else's")
+    assert f"what was there is in {aside} now" in folder._put_back(aside, tmp_path / "d")
+    assert isinstance(folder.verify(aside), manifest.Manifest)
+
+
 def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter").write_text("dear")

@@ -115,6 +115,7 @@ FAULTS = {
     "ahead": ({"skew": -7200.0}, "this host's clock is 2.0 h ahead of the control plane's"),
     "ports": ({"taken": ("15443 (mTLS)",)}, "port 15443 (mTLS) is taken"),
     "foreign": ({"there": frozenset({"/etc/systemd/system/holdfast-agent.service"})}, "another installation"),
+    "login": ({"logins": ("holdfast",)}, "the account holdfast is there, and can be logged in to"),
     "renamed": ({"node": "web-2"}, "says that this host is web-2, not web-1"),
     "bind": ({"unbindable": True}, "is not an address of this host, so Envoy cannot listen there"),
     "disk": ({"free": {"/opt/holdfast": (1, 1 << 20), "/var/lib": (1, 1 << 20)}}, "1 MiB free"),
