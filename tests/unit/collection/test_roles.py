@@ -175,3 +175,14 @@ def test_what_plays_ask_on_hosts_they_ask_directly(playbook: str):
     """All of it is the mesh's own; uri, etcdctl and others would ask the proxy of a host (/etc/environment) for it."""
     for play in yaml.safe_load((ROOT / "ansible/playbooks" / playbook).read_text()):
         assert play["environment"] == {"no_proxy": "*", "NO_PROXY": "*"}, play["name"]
+
+
+def test_each_variable_is_described_somewhere():
+    """In a role's argument_specs, or, where it is a play's own, on the page."""
+    files = [path for kind in ("yml", "j2") for path in (ROOT / "ansible").rglob(f"*.{kind}")]
+    used = {name for path in files for name in re.findall(r"\bholdfast_[a-z0-9_]+\b", path.read_text())}
+    specs = [yaml.safe_load(path.read_text())["argument_specs"] for path in ROLES.glob("*/meta/argument_specs.yml")]
+    said = {name for roles in specs for spec in roles.values() for name in spec["options"]}
+    groups = {"holdfast_agent", "holdfast_controlplane", "holdfast_etcd", "holdfast_openbao"}
+    page = set(re.findall(r"\bholdfast_[a-z0-9_]+\b", (ROOT / "docs/ansible.md").read_text()))
+    assert used - said - groups - page == set()
