@@ -15,6 +15,19 @@ from agent.hostd.kernel import NftError
 from agent.hostd.ruleset import remove
 from agent.hostd.system import Places
 
+ABOUT = {
+    "host": "Names and redirection, which this host's privileged helper (holdfast-host.service) keeps in force.",
+    "capture": "What goes through the proxy besides calls by name: `capture` in agent.yaml. It is armed first.",
+}
+EXAMPLES = {
+    "host status": "holdfast-agent host status",
+    "host ready": "ExecStartPre=+/usr/local/bin/holdfast-agent host ready %n        in a unit that calls at once",
+    "host clean": "holdfast-agent host clean",
+    "capture status": "holdfast-agent capture status",
+    "capture arm": "holdfast-agent capture arm",
+    "capture confirm": "ssh root@web-1 holdfast-agent capture confirm",
+    "capture off": "holdfast-agent capture off",
+}
 COMMANDS = {
     "host": {
         "status": "what is wanted of this host, and what is in force",
@@ -51,17 +64,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="holdfast-agent", description="The privileged helper of this host.")
     groups = parser.add_subparsers(dest="group", required=True)
     for group, commands in COMMANDS.items():
-        inner = groups.add_parser(group).add_subparsers(dest="command", required=True)
+        inner = groups.add_parser(group, description=ABOUT[group]).add_subparsers(dest="command", required=True)
         for name, text in commands.items():
-            command = inner.add_parser(name, help=text, description=text)
-            command.add_argument("--socket", type=Path, default=SOCKET)
+            example = "example:\n  " + EXAMPLES[f"{group} {name}"]
+            command = inner.add_parser(
+                name, help=text, description=text, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
+            command.add_argument("--socket", type=Path, default=SOCKET, help="where the helper listens [%(default)s]")
             if name == "ready":
-                command.add_argument("unit")
+                command.add_argument("unit", help="its name, as %%n in its own file has it")
             if name == "confirm":
                 command.add_argument("--console", action="store_true", help="at the machine's own console, without SSH")
             if name == "clean":
-                command.add_argument("--hosts", type=Path, default=places.hosts)
-                command.add_argument("--state-dir", type=Path, default=places.state)
+                command.add_argument("--hosts", type=Path, default=places.hosts, help="the file of names [%(default)s]")
+                command.add_argument(
+                    "--state-dir", type=Path, default=places.state, help="what is remembered [%(default)s]"
+                )
     return parser.parse_args(arguments)
 
 

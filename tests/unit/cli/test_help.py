@@ -1,5 +1,6 @@
 """Help of every command of the three programs: its examples keep their lines, and each option is described."""
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -7,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from agent.cli import main as agent
+from agent.hostd.cli import COMMANDS as HELPER
+from agent.hostd.cli import main as helper
 from controlplane.cli.main import main as holdfast
 from controlplane.main import main as controlplane
 
@@ -48,3 +51,15 @@ def test_each_option_is_described(path, command):
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, option.opts
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in HELPER.items() for name in names])
+def test_the_helper_s_commands_have_examples_and_describe_their_options(capsys, group, name):
+    with pytest.raises(SystemExit) as ended:
+        helper([group, name, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"holdfast-agent {group} {name}" in shown.split("example:")[1]
+    options = re.split(r"\n\n(?:options|example):\n", shown)[1]
+    for described in re.split(r"\n  (?=-)", options):
+        assert len(described.split()) > 2, described

@@ -12,6 +12,7 @@ import yaml
 from agent import definitions
 from agent import settings as agent_settings
 from agent.cli import main as agent
+from agent.hostd.cli import COMMANDS as HELPER
 from controlplane import settings as node_settings
 from controlplane.cli.main import main as holdfast
 from controlplane.main import main as controlplane
@@ -23,8 +24,6 @@ ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("ansible/*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 PROGRAMS = {"holdfast": holdfast, "holdfast-agent": agent, "holdfast-controlplane": controlplane}
-HELPER = {"host", "capture"}
-"""Commands of `holdfast-agent` that are argparse's: agent.hostd.cli."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -72,7 +71,7 @@ def fault(words: list[str]) -> str:
     command: click.Command = PROGRAMS[words[0]]
     rest = words[1:]
     if words[0] == "holdfast-agent" and rest[0] in HELPER:
-        return ""
+        return "" if len(rest) == 1 or rest[1].rstrip(",.") in HELPER[rest[0]] else rest[1]
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         # `start|stop` is the one and the other; `…` stands for any.
         found = [command.get_command(click.Context(command), name) for name in rest[0].rstrip(",.").split("|")]
@@ -92,8 +91,10 @@ def test_commands_are_there(page):
 
 
 def test_a_command_that_is_not_there_is_found():
-    wrong = "`holdfast node drian vm-7`, `holdfast apply -f x --wiat`, `holdfast-agent drain --no-wait`"
-    assert [fault(words) for words in commands(wrong)] == ["drian", "--wiat", ""]
+    wrong = (
+        "`holdfast node drian vm-7`, `holdfast apply --wiat`, `holdfast-agent drain --no-wait`, `holdfast-agent host x`"
+    )
+    assert [fault(words) for words in commands(wrong)] == ["drian", "--wiat", "", "x"]
 
 
 def examples(page: Path) -> Iterator[tuple[str, str]]:
