@@ -1,5 +1,7 @@
 """README and docs/: links lead somewhere, what is named is there, and examples are taken."""
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -139,3 +141,11 @@ def test_examples_are_judged():
     assert judged("kind: Service\nspec: {ports: [{prot: 80}]}\n", "")
     assert judged("# agent.yaml\nscrap: ''\n", "agent.yaml")
     assert judged("name: web\nnamespace: shop\nports: [{port: 0}]\n", "")
+
+
+@pytest.mark.parametrize("package", ["agent", "ca", "controlplane", "controlplane.api", "mesh", "multicluster"])
+def test_the_docstring_of_a_package_names_its_modules(package):
+    found = importlib.import_module(package)
+    modules = {module.name for module in pkgutil.iter_modules(found.__path__)}
+    assert found.__doc__
+    assert modules - set(re.findall(r"\w+", found.__doc__)) == set()
