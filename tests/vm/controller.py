@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -69,6 +70,10 @@ class Controller:
             }
         }
         (self.folder / "inventory.yml").write_text(yaml.safe_dump(document))
+
+    def forget_connections(self) -> None:
+        """Ansible would go on with those to hosts that are gone."""
+        shutil.rmtree(self.folder / "ansible-home/cp", ignore_errors=True)
 
     def play(
         self,

@@ -4,7 +4,6 @@ one host, `api` on another. And its operator, with a load that shows every fault
 
 import base64
 import json
-import shutil
 import ssl
 import threading
 import time
@@ -23,7 +22,6 @@ from tests.vm.controller import PASSWORD, Controller
 from tests.vm.fleet import Fleet
 from tests.vm.host import Host
 from tests.vm.manifest import manifest
-from tests.vm.shell import call
 from tests.vm.shop import APP, NAMESPACE, UNIT, allowed, service
 
 LOAD = APP.with_name("load.py")
@@ -46,20 +44,9 @@ def definition(name: str) -> dict[str, Any]:
     }
 
 
-def anew(host: Host) -> None:
-    """Another host of this name and address: nothing of the one before is left."""
-    host.kill()
-    call("umount", host.root)
-    for part in ("root", "upper", "work"):
-        shutil.rmtree(host.folder / part)
-    host.create()
-    host.start()
-    host.wait_up()
-
-
 class Rolled:
     def __init__(self, fleet: Fleet, folder: Path, dist: Path) -> None:
-        self.controller = Controller(folder, dist)
+        self.fleet, self.controller = fleet, Controller(folder, dist)
         self.cp, self.cp2, self.web, self.api = fleet.up("cp-1", "cp-2", "web", "api-2", variant="bare")
         self.planes, self.agents = (self.cp, self.cp2), (self.web, self.api)
         self.before: dict[str, list[str]] = {}
@@ -90,6 +77,12 @@ class Rolled:
         host.write(f"/etc/systemd/system/{name}.service", UNIT.format(name=name, port=PORTS[name]))
         host.run(f"useradd -r {name}; chmod 755 /srv /srv/app.py /srv/load.py; systemctl enable --now {name}")
 
+    def lose_planes(self) -> None:
+        """All hosts of the control plane, with their disks; others of their names and addresses come instead."""
+        for host in self.planes:
+            self.fleet.replace(host)
+        self.controller.forget_connections()
+
     # -- its operator --
 
     def holdfast(self, *words: str) -> str:
@@ -110,6 +103,10 @@ class Rolled:
         found = json.loads(self.holdfast("status", "-o", "json"))
         said = {item["node"]: (item["report"] or {}).get("version", "") for item in found["proxies"]["items"]}
         return {**said, **{f"plane {item['replica']}": item["version"] for item in found["replicas"]}}
+
+    def back_at(self, versions: dict[str, str]) -> None:
+        """All agents are connected again, and say the same."""
+        self.cp.wait(lambda: self.versions() == versions, timeout=60, what=f"all run {versions}")
 
     def backup(self) -> Path:
         """Another one, as the play makes it."""

@@ -4,7 +4,6 @@ and data that differ. Clients write to all three meanwhile.
 
 import asyncio
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -61,8 +60,7 @@ class Members:
     def lose(self, host: Host) -> None:
         """With its disk; a new host takes its name and address."""
         self.fleet.replace(host)
-        # Ansible would go on with the connection to the host that is gone.
-        shutil.rmtree(self.controller.folder / "ansible-home/cp", ignore_errors=True)
+        self.controller.forget_connections()
 
     def play(self, *words: str, check: bool = True) -> Played:
         return self.controller.play("site", "--tags", "etcd", *words, check=check)
