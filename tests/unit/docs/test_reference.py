@@ -95,3 +95,11 @@ def test_metrics_are_those_of_the_code():
     )
     named = re.findall(r"^\| `(holdfast_\w+)` \|", PAGE.read_text(), re.MULTILINE)
     assert sorted(named) == sorted({*agents, *nodes})
+
+
+def test_kinds_have_the_words_that_holdfast_get_takes():
+    for name, kind in KINDS.items():
+        words = ", ".join(f"`{word}`" for word in (kind.plural, *kind.short))
+        scope = "namespace" if kind.namespaced else "cluster"
+        author = "operators" if kind.operator else "the control plane"
+        assert f"| `{name}` | {scope} | {words} | {author} |\n" in PAGE.read_text()
