@@ -66,7 +66,7 @@ def etcd_certs(folder: str | None, members: tuple[str, ...], renew: bool, pipe: 
         pairs = {name: etcd_pki.make_member(ca, name, addresses, now) for name, addresses in seats}
         return pairs | {user: etcd_pki.make_client(ca, user, now) for user in users}
 
-    _give(_Order(folder, seats, renew, pipe), "holdfast etcd CA", make, "See docs for its flags")
+    _give(_Order(folder, seats, renew, pipe), "holdfast etcd CA", make, "docs/operations.md has its flags")
 
 
 @init.command("openbao-certs")

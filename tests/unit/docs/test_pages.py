@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("ansible/*.md"), *ROOT.glob("docs/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 PROGRAMS = {"holdfast": holdfast, "holdfast-agent": agent, "holdfast-controlplane": controlplane}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 @cache
@@ -59,7 +60,7 @@ def test_tests_and_targets_that_are_named_are_there(page):
 def commands(text: str) -> Iterator[list[str]]:
     """What is told to be typed: in code spans, and in fenced blocks of commands."""
     spans = re.findall(r"`((?:holdfast(?:-agent|-controlplane)?) [^`]+)`", FENCE.sub("", text))
-    lines = [line for kind, body in FENCE.findall(text) if kind in {"", "sh"} for line in body.splitlines()]
+    lines = [line.strip() for _, kind, body in FENCE.findall(text) if kind in {"", "sh"} for line in body.splitlines()]
     typed = [line for line in lines if re.match(r"(\w*\$ |# )?holdfast", line)]
     for line in [*spans, *typed]:
         for part in re.split(r"\||&&|;|>", re.sub(r"^\w*[$#] |  #.*|  +[a-z].*$", "", line)):
@@ -102,7 +103,7 @@ def test_a_command_that_is_not_there_is_found():
 def examples(page: Path) -> Iterator[tuple[str, str]]:
     """The YAML of a page, and the file that its first line names, if it does."""
     text = page.read_text()
-    bodies = [body for kind, body in FENCE.findall(text) if kind == "yaml"]
+    bodies = [textwrap.dedent(body) for _, kind, body in FENCE.findall(text) if kind == "yaml"]
     for body in [*bodies, *re.findall(r"<<EOF\n(.*?)^EOF$", text, re.MULTILINE | re.DOTALL)]:
         named = re.match(r"# (\S+\.ya?ml)", body)
         yield body, named[1] if named else ""
