@@ -47,6 +47,16 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_tables_are_tables(page):
+    """Each has a head, and as many columns in each row."""
+    for table in re.findall(r"(?:^\|.*\n)+", FENCE.sub("", page.read_text()), re.MULTILINE):
+        rows = table.splitlines()
+        assert re.fullmatch(r"\|[-| :]+\|", rows[1] if len(rows) > 1 else ""), rows[0]
+        columns = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        assert len(columns) == 1, rows[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_tests_and_targets_that_are_named_are_there(page):
     text = page.read_text()
     for file, test in re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", text):
