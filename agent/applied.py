@@ -11,6 +11,7 @@ from mesh import pb
 from mesh.compile.endpoints import SOCKET, SOCKET_MATCH
 from mesh.compile.types import Resource, Resources, Snapshot
 from mesh.model import Revision
+from mesh.model.checks import place
 
 MAX_BYTES = 1 << 20
 """Of the assignments that are kept, before and after each change; older entries make room."""
@@ -79,8 +80,8 @@ def standings(body: bytes) -> dict[str, Standing]:
     assignment = pb.ClusterLoadAssignment.FromString(body)
     for group in assignment.endpoints:
         for one in group.lb_endpoints:
-            place = one.endpoint.address.socket_address
-            name = f"{place.address}:{place.port_value}"
+            address = one.endpoint.address.socket_address
+            name = place(address.address, address.port_value)
             if name in found:
                 sockets = one.metadata.filter_metadata.get(SOCKET_MATCH)
                 name += f" {sockets[SOCKET]}" if sockets is not None and SOCKET in sockets else ""

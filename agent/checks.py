@@ -8,6 +8,7 @@ from contextlib import suppress
 from agent import asuser
 from agent.http import HttpError, Target, status_of
 from mesh.model import HealthCheck, LocalPort, ServiceDefinition
+from mesh.model.checks import place
 
 MAX_OUTPUT, MAX_REASON = 4096, 200
 """Bytes of a script's words that are kept, and characters that are told."""
@@ -96,7 +97,7 @@ async def _tcp(port: LocalPort, check: HealthCheck) -> str:
 
 async def _http(port: LocalPort, check: HealthCheck) -> str:
     # A redirect is not followed: what it points to says nothing of this instance.
-    target = Target(f"http://{f'[{port.address}]' if ':' in port.address else port.address}:{port.port}")
+    target = Target(f"http://{place(port.address, port.port)}")
     status = await status_of(target, check.path, timeout=check.timeout_seconds)
     return "" if 200 <= status < 300 else f"{check.path} answered {status}"
 
@@ -107,8 +108,7 @@ async def _grpc(port: LocalPort, check: HealthCheck) -> str:
 
     # A pool of its own: a shared one would still be backing off from the failure before.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    where = f"[{port.address}]:{port.port}" if ":" in port.address else f"{port.address}:{port.port}"
-    async with grpc.aio.insecure_channel(where, options=options) as channel:
+    async with grpc.aio.insecure_channel(place(port.address, port.port), options=options) as channel:
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/grpc.health.v1.Health/Check")
         try:
             answer = await ask(b"", timeout=check.timeout_seconds)

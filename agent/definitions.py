@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mesh import codec, validate
 from mesh.model import ServiceDefinition
+from mesh.model.checks import place
 
 MAX_FILES = 1000
 """More services than one host can mean to run."""
@@ -94,7 +95,7 @@ def _claims(definition: ServiceDefinition) -> tuple[Claim, ...]:
         ("service", f"{definition.name}.{definition.namespace}"),
         *((("instance", f"{definition.namespace}/{definition.instance}"),) if definition.instance else ()),
         *(("listen", upstream.listen) for upstream in definition.upstreams if upstream.listen),
-        *(("port", f"{port.address}:{port.port}") for port in definition.ports),
+        *(("port", place(port.address, port.port)) for port in definition.ports),
     )
 
 

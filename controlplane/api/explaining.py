@@ -13,7 +13,7 @@ from controlplane.asking import Question
 from controlplane.view import View
 from mesh import codec
 from mesh.model import Frozen, ServiceRef, selects
-from mesh.model.checks import principal_fault, shown
+from mesh.model.checks import place, principal_fault, shown
 from mesh.model.explained import Answered, AnswerQuestion, Called, CallQuestion, Outcome, Reached
 
 EACH_SECONDS, ALL_SECONDS = 10.0, 12.0
@@ -117,7 +117,7 @@ def _stranger(view: View, asked: ExplainRequest) -> Called:
     where = f"{ref}:{ports[0]}"
     reached = tuple(
         Reached(
-            service=where, instance=name, node=spec.node, address=f"{spec.address}:{spec.port}", health=spec.health,
+            service=where, instance=name, node=spec.node, address=place(spec.address, spec.port), health=spec.health,
             service_account=spec.service_account, locality=spec.locality,
         )
         for name, spec in sorted((name, one.object.spec) for name, one in view.endpoints.get(ref, {}).items())

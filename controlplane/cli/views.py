@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from controlplane.cli import hosts
 from mesh.model import KINDS
+from mesh.model.checks import place
 
 Document = Mapping[str, Any]
 
@@ -56,7 +57,7 @@ def _ports(document: Document) -> str:
 
 def _endpoint(document: Document) -> str:
     address, port = text(spec(document, "address")), spec(document, "port") or 15443
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return place(address, port)
 
 
 def _rules(document: Document) -> str:

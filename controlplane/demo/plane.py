@@ -9,6 +9,7 @@ import yaml
 from controlplane.demo.machine import program
 from controlplane.demo.process import Process
 from controlplane.demo.topology import API_PORT, Plane, Topology
+from mesh.model.checks import place
 
 STOP_SECONDS = 10.0
 
@@ -54,7 +55,7 @@ def plane_settings(
     """controlplane.yaml of a node."""
     return {
         "replica": plane.name,
-        "listen": f"{plane.address}:{API_PORT}",
+        "listen": place(plane.address, API_PORT),
         "advertise": plane.url,
         "dataDir": str(home / "data"),
         "etcd": {

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mesh.model.checks import place
+
 TRUST_DOMAIN = "demo.holdfast"
 CLUSTER = "demo"
 NAMESPACE = "shop"
@@ -61,11 +63,11 @@ class Plane:
 
     @property
     def url(self) -> str:
-        return f"https://{self.address}:{API_PORT}"
+        return f"https://{place(self.address, API_PORT)}"
 
     @property
     def gate_address(self) -> str:
-        return f"{self.address}:{GATE_PORT}"
+        return place(self.address, GATE_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def agent_settings(host: str, address: str, home: str, found: Topology, envoy: s
         "controlplanes": [p.url for p in found.planes],
         "gates": [p.gate_address for p in found.gated],
         "mtlsPort": MTLS_PORT,
-        "scrape": f"{address}:{SCRAPE_PORT}",
+        "scrape": place(address, SCRAPE_PORT),
         "tokenFile": f"{home}/token",
         "accessLog": f"{home}/access.log",
         "envoy": {"command": envoy, "concurrency": 1, "drainSeconds": 5, "parentShutdownSeconds": 8},

@@ -13,6 +13,7 @@ from mesh.compile.simulate import Closed, Deny, Direct, Fault, NoRoute, Redirect
 from mesh.compile.types import Snapshot
 from mesh.compile.view import Backend, Frame, Outbound, Part
 from mesh.model import Endpoint, NodeLocal, Ref, ServiceRef, World
+from mesh.model.checks import place
 from mesh.model.explained import (
     Answered,
     AnswerQuestion,
@@ -221,7 +222,7 @@ def _reached(backend: Backend, part: Part, name: str, found: Endpoint, frame: Fr
         service=_called(backend),
         instance=name,
         node=found.spec.node,
-        address=f"{found.spec.address}:{found.spec.port}",
+        address=place(found.spec.address, found.spec.port),
         health=found.spec.health,
         service_account=found.spec.service_account,
         locality=found.spec.locality,

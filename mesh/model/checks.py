@@ -95,6 +95,11 @@ def ip_of(text: str) -> IPv4Address | IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def place(address: str, port: int) -> str:
+    """`<address>:<port>`, as URLs have it too: an address of IPv6 in brackets (RFC 3986)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def number_fault(value: float, low: float, high: float) -> str:
     return "" if low <= value <= high else f"{shown(value)} is not within {low:g} to {high:g}"
 

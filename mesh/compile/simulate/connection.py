@@ -11,6 +11,7 @@ from mesh.compile.simulate.routing import weighted
 from mesh.compile.simulate.rules import ruling
 from mesh.compile.simulate.run import Run, shown
 from mesh.compile.simulate.verdict import Closed, Deny, To, Unsupported, Verdict
+from mesh.model.checks import place
 
 _NETWORK = (pb.ConnectionLimit, pb.NetworkRbac, pb.TcpProxy, pb.HttpConnectionManager)
 
@@ -71,12 +72,7 @@ def _place(address: Any) -> str:
     """As `upstreams` spells it."""
     if address.HasField("pipe"):
         return f"unix:{address.pipe.path}"
-    host = address.socket_address.address
-    return (
-        f"[{host}]:{address.socket_address.port_value}"
-        if ":" in host
-        else f"{host}:{address.socket_address.port_value}"
-    )
+    return place(address.socket_address.address, address.socket_address.port_value)
 
 
 def _filters(run: Run, chain: Any, place: tuple[str, str], request: Request) -> Verdict:

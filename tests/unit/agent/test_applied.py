@@ -74,6 +74,12 @@ def test_what_is_in_force_first_is_all_new_and_those_of_others_are_marked():
     assert all(before is None for before, _ in said.values())
 
 
+def test_an_endpoint_of_ipv6_is_told_from_its_port():
+    host = Host()
+    host.applies(world(config(), API, endpoint("api", "a", "fd12::a")))
+    assert [name.partition(" ")[0] for name in host.last()] == ["[fd12::a]:15443"]
+
+
 def test_health_and_removal_are_told_of_the_endpoint_alone():
     host = Host()
     host.applies(FIRST)

@@ -99,6 +99,14 @@ def test_shares_endpoints_and_the_objects_behind_them():
     assert found.spiffe_id == "spiffe://east.test/ns/shop/sa/web"
 
 
+def test_an_endpoint_of_ipv6_is_told_from_its_port():
+    known = world(*objects(ROUTE), endpoint("v1", "n3", "fd12::3"))
+    here = local(definition("web", upstreams=CALLS))
+    view = project(known, here)
+    found = explain.call(Present(compile_anew(view), view.frame, known, here), asked(path="/x"))
+    assert [e.address for e in found.endpoints if e.node == "n3"] == ["[fd12::3]:15443"]
+
+
 def test_what_the_proxy_answers_by_itself():
     found = explain.call(CALLER, asked(path="/old/x")).outcomes
     assert [(o.verdict, o.status, o.location) for o in found] == [("redirect", 302, "http://api.shop/new")]

@@ -1,6 +1,6 @@
 """The demo's picture is consistent in itself."""
 
-from controlplane.demo.topology import BLOCKS, bound, objects, service_definition, topology
+from controlplane.demo.topology import BLOCKS, Plane, bound, objects, service_definition, topology
 
 
 def test_nothing_is_bound_twice_and_all_of_it_is_loopback():
@@ -27,3 +27,8 @@ def test_every_host_may_stand_behind_its_service():
     accounts = {o["metadata"]["name"]: o["spec"]["serviceAccounts"] for o in objects() if o["kind"] == "Service"}
     for host in topology(10).hosts:
         assert host.identity.split("/")[1] in accounts[host.service]
+
+
+def test_a_control_plane_at_an_address_of_ipv6_is_told_from_its_port():
+    plane = Plane("cp-1", "gate-1", "fd12::1")
+    assert (plane.url, plane.gate_address) == ("https://[fd12::1]:8443", "[fd12::1]:2390")
