@@ -55,7 +55,10 @@ class Watch:
         self._prefixes: tuple[str, ...] = ()
         self._again = asyncio.Event()
         self._one = asyncio.Lock()
-        """Held while an event is taken: between two events, what is known and what was taken agree."""
+        """Held while an event is taken."""
+        self._taken = asyncio.Event()
+        """Not set from the moment at which the follower counts an event as known until it was taken."""
+        self._taken.set()
         self._live = False
         self._untold = False
         """The world changed in what it leads to, and that is not known whole yet."""
@@ -93,7 +96,9 @@ class Watch:
             self._again.set()
 
     async def stored(self) -> StoredWorld:
-        """What to write to disk."""
+        """What to write to disk: between two events, when what is known and what was taken agree."""
+        while not self._taken.is_set():
+            await self._taken.wait()
         async with self._one:
             if self._follower is not None:
                 self._gathered.followed(self._follower.known())
@@ -133,12 +138,23 @@ class Watch:
         """Until the follower is replaced. What it has emitted is always taken: its successor goes on behind it."""
         async with self._one:
             follower = self._follower = self._begin(store)
-        async with aclosing(follower.run()) as events:
-            while not self._again.is_set():
-                event = await unless(self._again, _next(events))
-                if event is not None:
-                    async with self._one:
-                        await self._take(store, event)
+        try:
+            async with aclosing(follower.run()) as events:
+                while not self._again.is_set():
+                    event = await unless(self._again, self._next(events))
+                    if event is not None:
+                        async with self._one:
+                            await self._take(store, event)
+                            self._taken.set()
+        finally:
+            if not self._taken.is_set():  # cancelled in between: it knows of an event that was not taken
+                self._follower = None
+                self._taken.set()
+
+    async def _next(self, events: AsyncGenerator[FollowEvent, None]) -> FollowEvent:
+        event = await anext(events)
+        self._taken.clear()  # nobody else runs between these two
+        return event
 
     def _begin(self, store: Store) -> Follower:
         if self._follower is not None:
@@ -231,7 +247,3 @@ class Watch:
         except StoreError as exc:
             log.warning("what was declared meanwhile cannot be read", error=str(exc))
             return 0
-
-
-async def _next(events: AsyncGenerator[FollowEvent, None]) -> FollowEvent:
-    return await anext(events)

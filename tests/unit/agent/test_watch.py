@@ -1,5 +1,6 @@
 """The watch on a store with real semantics: what it tells, what it holds back, where it goes on."""
 
+import asyncio
 import random
 
 from agent import metrics
@@ -55,6 +56,23 @@ def test_garbage_is_a_problem_and_stops_nothing():
         async with watching(store, stored) as (_, listener):
             await store.txn((), (put(svc("api")),))
             await aeventually(lambda: listener.worlds and key not in listener.worlds[-1].undecodable)
+
+    run(scenario)
+
+
+def test_what_goes_to_disk_is_never_said_to_be_newer_than_it_is():
+    """At no moment: an agent that is killed right after would never hear of the change in between."""
+
+    async def scenario():
+        store = MemoryStore()
+        async with watching(store) as (watch, listener):
+            await aeventually(lambda: listener.worlds)
+            for number in range(20):
+                await store.txn((), (put(svc(f"s{number}")),))
+                while f"s{number}" not in listener.names:
+                    await asyncio.sleep(0)
+                    kept = (await watch.stored()).ranges[keys.OBJECTS]
+                    assert set(kept.known.keys) == set(kept.values), "it says to know what it has not"
 
     run(scenario)
 
