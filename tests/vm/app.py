@@ -64,4 +64,6 @@ class Server(http.server.ThreadingHTTPServer):
 if __name__ == "__main__":
     App.name = sys.argv[1]
     address, _, port = sys.argv[2].rpartition(":")
-    Server((address or "127.0.0.1", int(port)), App).serve_forever()
+    if ":" in address:
+        Server.address_family = socket.AF_INET6  # at [::] for both families
+    Server((address.strip("[]") or "127.0.0.1", int(port)), App).serve_forever()

@@ -26,10 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    """A run of its own for a test module; hosts are added by who needs them."""
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """A run of its own for a test module; hosts are added by who needs them. With `IPV6 = True` they have that, too."""
     check_machine()
-    with Fleet() as fleet:
+    with Fleet(ipv6=getattr(request.module, "IPV6", False)) as fleet:
         yield fleet
 
 
@@ -45,14 +45,14 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plane(fleet: Fleet, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """A control plane for the module's own hosts."""
     # A short name: unix sockets lie deep in it.
-    with Plane(tmp_path_factory.mktemp("p"), f"{fleet.subnet}.1", dist) as plane:
+    with Plane(tmp_path_factory.mktemp("p"), fleet.gateway, dist) as plane:
         yield plane
 
 
 @pytest.fixture(scope="session")
 def _shop(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     check_machine()
-    with Fleet() as fleet, Plane(tmp_path_factory.mktemp("p"), f"{fleet.subnet}.1", dist, bao=True) as plane:
+    with Fleet() as fleet, Plane(tmp_path_factory.mktemp("p"), fleet.gateway, dist, bao=True) as plane:
         shop = Shop(fleet, plane)
         shop.open()
         yield shop

@@ -5,6 +5,7 @@ folder; a run whose lock is free, and that is not kept on purpose, is a dead one
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Network
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -41,6 +43,17 @@ def new_name() -> str:
     return f"{checkout[:6] or 'hf'}-{secrets.token_hex(2)}"
 
 
+def new_prefix(name: str) -> str:
+    """A /64 of unique local addresses (RFC 4193) that nobody here has."""
+    taken = call("ip", "-o", "-6", "address") + call("ip", "-6", "route", "show", "table", "all")
+    for attempt in range(100):
+        drawn = b"\xfd" + hashlib.sha256(f"{name} {attempt}".encode()).digest()[:7]
+        found = str(IPv6Network((drawn + bytes(8), 64)).network_address)
+        if found not in taken:
+            return found
+    raise VmError("no network of IPv6 is free for another run: `python -m tests.vm list`")
+
+
 def say_on_stderr(said: str) -> None:
     print(said, file=sys.stderr, flush=True)
 
@@ -48,7 +61,10 @@ def say_on_stderr(said: str) -> None:
 class Fleet:
     """A run. As a context manager it is gone at the end; `keep` leaves it to be found by name."""
 
-    def __init__(self, name: str | None = None, *, say: Callable[[str], None] = say_on_stderr) -> None:
+    def __init__(
+        self, name: str | None = None, *, ipv6: bool = False, say: Callable[[str], None] = say_on_stderr
+    ) -> None:
+        """With `ipv6` its hosts have an address of each family, and are reached by IPv6."""
         self.name = name or new_name()
         if not NAME.fullmatch(self.name):
             raise VmError(f"{self.name!r} is no name for a run: a letter, then up to 11 of a-z, 0-9 and -")
@@ -56,9 +72,17 @@ class Fleet:
         self.folder = state_folder() / self.name
         self.hosts: dict[str, Host] = {}
         self.subnet = ""
+        self.prefix = ""
+        """Of IPv6, to be followed by an interface's number: `fd12:3456:789a:bcde::`; empty: hosts have none of it."""
+        self._ipv6 = ipv6
         self._say = say
         self._lock: IO[str] | None = None
         self._kept = False
+
+    @property
+    def gateway(self) -> str:
+        """This machine, as its hosts reach it."""
+        return f"{self.prefix}1" if self.prefix else f"{self.subnet}.1"
 
     # -- made --
 
@@ -116,10 +140,12 @@ class Fleet:
             raise VmError(f"there is a host {name!r} already")
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,20}", name):
             raise VmError(f"{name!r} is no name for a host")
+        number = 10 + len(self.hosts)
         host = Host(
             name=name,
             machine=f"{self.name}-{name}",
-            address=f"{self.subnet}.{10 + len(self.hosts)}",
+            address=f"{self.prefix}{number}" if self.prefix else f"{self.subnet}.{number}",
+            ipv4=f"{self.subnet}.{number}",
             gateway=f"{self.subnet}.1",
             bridge=self.bridge,
             folder=self.folder / "hosts" / name,
@@ -143,12 +169,16 @@ class Fleet:
             call("ip", "link", "add", self.bridge, "type", "bridge")
             call("ip", "address", "add", f"{self.subnet}.1/24", "dev", self.bridge)
             call("ip", "link", "set", self.bridge, "up")
+            if self._ipv6:
+                self.prefix = new_prefix(self.name)
+                # Nobody else is on this bridge yet, and what is to listen here does not wait to find that out.
+                call("ip", "address", "add", f"{self.prefix}1/64", "dev", self.bridge, "nodad")
 
     # -- found again --
 
     def _save(self) -> None:
         hosts = {host.name: [host.address, str(host.image)] for host in self.hosts.values()}
-        text = json.dumps({"subnet": self.subnet, "hosts": hosts})
+        text = json.dumps({"subnet": self.subnet, "prefix": self.prefix, "hosts": hosts})
         partial = self.folder / "run.json.partial"
         partial.write_text(text)
         partial.rename(self.folder / "run.json")
@@ -161,7 +191,7 @@ class Fleet:
             saved = json.loads((fleet.folder / "run.json").read_text())
         except FileNotFoundError:
             raise VmError(f"no run {name!r}: `python -m tests.vm list` shows what there is") from None
-        fleet.subnet = saved["subnet"]
+        fleet.subnet, fleet.prefix = saved["subnet"], saved.get("prefix", "")
         for host, (_, image) in saved["hosts"].items():
             fleet._new(host, Path(image))
         return fleet

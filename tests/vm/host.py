@@ -19,8 +19,8 @@ T = TypeVar("T")
 NETWORK = """[Match]
 Name=host0
 [Network]
-Address={address}/24
-Gateway={gateway}
+Address={ipv4}/24
+{more}Gateway={gateway}
 IPv6AcceptRA=no
 """
 
@@ -40,7 +40,8 @@ class Done:
 class Host:
     name: str  # as the host calls itself
     machine: str  # as this machine calls it: unique among all runs
-    address: str
+    address: str  # where others reach it
+    ipv4: str  # that one, or the other family's
     gateway: str
     bridge: str
     folder: Path
@@ -63,7 +64,11 @@ class Host:
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n::1 localhost ip6-localhost\n")
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (etc / "systemd/network/10-host0.network").write_text(
-            NETWORK.format(address=self.address, gateway=self.gateway)
+            NETWORK.format(
+                ipv4=self.ipv4,
+                more=f"Address={self.address}/64\n" if self.address != self.ipv4 else "",
+                gateway=self.gateway,
+            )
         )
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", etc / "ssh/ssh_host_ed25519_key")
         public = self.key.with_suffix(".pub").read_text()

@@ -1,7 +1,7 @@
 """A small shop on real hosts: api on one, web on the other, each calls the other by name. Units: a boot starts them.
 
-Applications hold their ports on 0.0.0.0: what they are asked is asked from here, without the mesh, and what they then
-ask by name goes through it.
+Applications hold their ports at all addresses: what they are asked is asked from here, without the mesh, and what they
+then ask by name goes through it.
 """
 
 import json
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from mesh.model.checks import place
 from tests.vm.fleet import Fleet
 from tests.vm.host import Host
 from tests.vm.plane import Plane
@@ -96,7 +97,10 @@ class Shop:
     def prepare(self, host: Host) -> None:
         """Its application runs, without a mesh."""
         host.put(APP, "/srv/app.py")
-        host.write(f"/etc/systemd/system/{host.name}.service", UNIT.format(name=host.name, port=PORTS[host.name]))
+        unit = UNIT.format(name=host.name, port=PORTS[host.name])
+        if ":" in host.address:
+            unit = unit.replace("0.0.0.0", "[::]")  # for both families
+        host.write(f"/etc/systemd/system/{host.name}.service", unit)
         host.run(f"useradd -r {host.name}; chmod 755 /srv /srv/app.py; systemctl enable --now {host.name}")
 
     def join(self, host: Host) -> None:
@@ -135,7 +139,7 @@ class Shop:
 def plain(host: Host, port: int, path: str = "", *, timeout: float = 6) -> str:
     """What a port of the host answers to us, who are not in the mesh. Fails as an assertion, to be waited for."""
     try:
-        with urllib.request.urlopen(f"http://{host.address}:{port}/{path}", timeout=timeout) as answer:
+        with urllib.request.urlopen(f"http://{place(host.address, port)}/{path}", timeout=timeout) as answer:
             return answer.read().decode()
     except OSError as exc:
         raise AssertionError(f"{host.name}:{port}: {exc}") from exc
