@@ -1,7 +1,9 @@
 """What a play says to an operator who forgot something, or said something else than meant. No host is reached."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -63,25 +65,48 @@ def test_a_wrong_password_is_told(folder: Path):
     assert "secret." not in said
 
 
-def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
+def back_up(folder: Path, **more: Any) -> None:
+    """backups/one, with a store of nothing."""
     backup = folder / "backups/one"
-    backup.mkdir(parents=True)
-    what = {"format": 1, "trustDomain": "another.example", "cluster": "default", "created": "now", "sha256": {}}
-    (backup / "backup.json").write_text(json.dumps(what))
-    assert "backups/one is of another.example" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
-    (backup / "backup.json").write_text(json.dumps({**what, "trustDomain": "mesh.example"}))
-    keep(folder, "backups/one/store.ndjson.vault", "{}")
-    said = play(folder, "restore", "-e", "holdfast_backup=backups/one", password="another one, as long")
+    backup.mkdir(parents=True, exist_ok=True)
+    store = backup / "store.ndjson.vault"
+    if not store.exists():
+        keep(folder, "backups/one/store.ndjson.vault", "{}")
+    files = {store.name: hashlib.sha256(store.read_bytes()).hexdigest()}
+    what = {"format": 1, "trustDomain": "mesh.example", "cluster": "default", "created": "now", "sha256": files}
+    (backup / "backup.json").write_text(json.dumps({**what, **more}))
+
+
+RESTORE = ("restore", "-e", "holdfast_backup=backups/one")
+
+
+def test_a_backup_is_named_from_where_the_operator_stands(folder: Path):
+    back_up(folder, trustDomain="another.example")
+    assert "backups/one is of another.example" in play(folder, *RESTORE)
+    back_up(folder)
+    assert "makes an empty one" in play(folder, *RESTORE)
+
+
+def test_a_backup_s_password_and_what_is_kept_here_need_be_one(folder: Path):
+    back_up(folder)
+    said = play(folder, *RESTORE, password="another one, as long")
     assert "is not the password that backups/one was encrypted with" in said
-    assert "makes an empty one" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
-    # What is kept here is compared with the backup: one password opens both.
     (folder / "secrets").mkdir()
     keep(folder, "secrets/seal-key.vault", "a key", "the one before it was changed")
-    assert "or not the one of what is in" in play(folder, "restore", "-e", "holdfast_backup=backups/one")
+    assert "or not the one of what is in" in play(folder, *RESTORE)
+
+
+def test_a_backup_without_a_store_or_with_files_elsewhere_is_none(folder: Path):
+    for listed in ({}, {"store.ndjson.vault": "", "../inventory.yml": ""}):
+        back_up(folder, sha256=listed)
+        assert "files that no backup has" in play(folder, *RESTORE)
 
 
 def test_a_restore_leaves_no_host_out(folder: Path):
     assert "Restore without --limit" in play(folder, "restore", "--limit", "cp-1")
+
+
+LEAVE = ("remove_hosts", "--limit", "web-1")
 
 
 def test_another_control_plane_host_is_asked_where_the_first_cannot_be_reached(folder: Path):
@@ -89,17 +114,18 @@ def test_another_control_plane_host_is_asked_where_the_first_cannot_be_reached(f
     keep(folder, "secrets/admin-token.vault", "hfo1.0123456789abcdef.secret")
     away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}  # nobody listens there
     here = {"ansible_connection": "local", "ansible_host": "127.0.0.1"}
-    for planes in ({"cp-1": away, "cp-2": here, "cp-3": here}, {"cp-1": away, "cp-2": away}):
-        document = yaml.safe_load(INVENTORY)
-        document["all"]["children"]["holdfast_controlplane"]["hosts"] = planes
+    document = yaml.safe_load(INVENTORY)
+    of_planes = document["all"]["children"]["holdfast_controlplane"]
+    for planes, plays in (
+        ({"cp-1": away, "cp-2": here, "cp-3": here}, (LEAVE, ("backup",))),
+        ({"cp-1": away}, (LEAVE,)),
+    ):
+        of_planes["hosts"] = planes
         (folder / "inventory.yml").write_text(yaml.safe_dump(document))
-        for name, limit in (("remove_hosts", "web-1"), ("add_hosts", "web-1"), ("backup", "all")):
-            said = play(folder, name, "--limit", limit)
-            if "cp-3" in planes:
-                assert "cp-2 is asked: cp-1 cannot be reached" in said
-                assert "none of" not in said
-            else:
-                assert "none of cp-1, cp-2 can be reached from here" in said
+        for words in plays:
+            said = play(folder, *words)
+            assert ("cp-2 is asked: cp-1 cannot be reached" in said) == ("cp-2" in planes), said
+            assert ("none of cp-1 can be reached from here" in said) == ("cp-2" not in planes), said
 
 
 def test_a_name_in_the_place_of_an_address_is_told_before_anything_is_made(folder: Path):
