@@ -18,6 +18,7 @@ HERE = "controlplane.cli."
 COMMANDS: dict[str, Row] = {
     "init": Row(HERE + "init:init", "Set up a new mesh: etcd's certificates, then the mesh itself."),
     "token": Row(HERE + "token:token", "Make tokens with which hosts join."),
+    "operator": Row(HERE + "operator:operator", "Make, list and end the tokens of operators."),
     "dist": Row(HERE + "dist:dist", "Make and check the folder from which hosts install."),
     "apply": Row(HERE + "apply:apply", "Write objects from files, all of them in one transaction."),
     "plan": Row(HERE + "plan:plan", "Show what objects from files would change in which proxies."),

@@ -299,3 +299,39 @@ def test_history_lists_changes_and_shows_one_as_a_diff(tmp_path):
         assert (await cli("history", "show", "99999")).exit_code == Exit.NOT_FOUND
 
     operate(tmp_path, work)
+
+
+def test_operators_get_tokens_and_lose_them(tmp_path):
+    async def work(cli: Cli):
+        out = tmp_path / "prometheus.token"
+        made = await cli("operator", "create", "prometheus", "--ttl", "366d", "--out", str(out))
+        assert made.exit_code == 0, made.output
+        token = out.read_text().strip()
+        assert out.stat().st_mode & 0o777 == 0o600
+        assert token not in made.output
+        shown = await cli("operator", "create", "alice", "--role", "admin", "--ttl", "12h")
+        assert "of admin alice, until" in shown.stderr
+        assert (await cli("get", "svc", HOLDFAST_TOKEN=token)).exit_code == 0
+        refused = await cli("apply", "-f", cli.file("shop.yaml", namespace()), HOLDFAST_TOKEN=token)
+        assert refused.exit_code != 0
+        listed = await cli("operator", "list")
+        assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
+            ["admin", "admin"], ["alice", "admin"], ["prometheus", "viewer"],
+        ]  # fmt: skip
+        items = json.loads((await cli("operator", "list", "-o", "json")).stdout)["items"]
+        assert {item["name"] for item in items} == {"admin", "alice", "prometheus"}
+        assert shown.stdout.strip() not in listed.output
+
+        ended = await cli("operator", "delete", "prometheus")
+        assert "prometheus: 1 token ended" in ended.stderr
+        assert (await cli("get", "svc", HOLDFAST_TOKEN=token)).exit_code != 0
+        assert (await cli("operator", "delete", "prometheus")).exit_code == Exit.NOT_FOUND
+        mine = await cli("operator", "delete", "admin")
+        assert mine.exit_code != 0
+        assert "say --myself" in mine.stderr
+        assert (await cli("get", "svc")).exit_code == 0
+        for bad in (("create", "x", "--ttl", "367d"), ("create", "Not a name"), ("create", "x", "--role", "king")):
+            assert (await cli("operator", *bad)).exit_code != 0
+        assert len(json.loads((await cli("operator", "list", "-o", "json")).stdout)["items"]) == 2
+
+    operate(tmp_path, work)
