@@ -160,6 +160,19 @@ def test_a_killed_agent_costs_no_call(shop: Shop) -> None:
     assert there.failures == here.failures == []
 
 
+def test_a_host_that_boots_serves_and_says_nothing_false_of_its_address(shop: Shop) -> None:
+    """The kernel looks for another one of the same address first, for a second or two: it is none to listen at then."""
+    host = shop.api
+    host.reboot()
+    shop.answers(timeout=60)
+    host.wait(lambda: serves(host), timeout=60, what="serves")
+    host.wait(lambda: "address" not in host.run("holdfast-agent status").out, timeout=60, what="its address is its own")
+    said = host.run("holdfast-agent doctor", check=False).out
+    assert "ok       address: it is this host's" in said, said
+    assert "FAULT" not in said, said
+    assert peers(host, MTLS_PORT) == {shop.web.address}
+
+
 def test_a_host_that_leaves_is_as_it_was(shop: Shop, before: dict[str, list[str]]) -> None:
     """The last one: the others need the hosts."""
     for host in (shop.api, shop.web):

@@ -46,10 +46,11 @@ class Api:
         """
         failures: list[str] = []
         for host, port in list(self._places):
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             try:
                 status, raw = self._ask(host, port, path)
             except (OSError, http.client.HTTPException) as exc:
-                failures.append(f"{host}:{port}: {reason(exc)}")
+                failures.append(f"{where}: {reason(exc)}")
                 self._places.append(self._places.pop(0))  # the next call begins with another node
                 continue
             if status == http.HTTPStatus.OK:
@@ -57,7 +58,7 @@ class Api:
             told = refusal(status, raw, path)
             if status < http.HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise ControlPlaneError(told)
-            failures.append(f"{host}:{port}: {told}")
+            failures.append(f"{where}: {told}")
         raise ControlPlaneError("no control plane answers: " + "; ".join(failures))
 
     def _ask(self, host: str, port: int, path: str) -> tuple[int, bytes]:

@@ -1,6 +1,10 @@
 """From the control plane's documents to hosts and groups."""
 
+import time
+
 import pytest
+
+from ca.signer.memory import new_root
 
 
 def node(name: str, **spec):
@@ -126,6 +130,14 @@ def test_addresses_are_the_commands(plugin, address, expected):
     else:
         with pytest.raises(controlplane.ControlPlaneError, match="no address of a control plane"):
             controlplane.place(address)
+
+
+def test_an_address_of_ipv6_is_told_from_its_port(plugin, tmp_path):
+    (tmp_path / "ca.pem").write_text(new_root("mesh", time.time()).pem)
+    controlplane = plugin("module_utils.controlplane")
+    api = controlplane.Api(["https://[::1]:1"], ca=str(tmp_path / "ca.pem"), token="t", seconds=1)
+    with pytest.raises(controlplane.ControlPlaneError, match=r"\[::1\]:1: "):
+        api.get("/v1/status")
 
 
 def test_what_is_missing_is_told_with_what_to_set(plugin):
