@@ -169,7 +169,7 @@ class Watch:
         if lost:
             self._changed()
         known = self._gathered.known(wanted)
-        return Follower(store, wanted, rng=self._rng, known=known, on_epoch=self._gathered.epoch)
+        return Follower(store, wanted, rng=self._rng, known=known, on_epoch=self._gathered.epoch, insist=True)
 
     async def _take(self, store: Store, event: FollowEvent) -> None:
         match event:

@@ -171,6 +171,7 @@ class Follower:
         rng: random.Random,
         known: Mapping[str, Known] | None = None,
         on_epoch: Callable[[str], None] | None = None,
+        insist: bool = False,
     ) -> None:
         """Describe it; `run` does it.
 
@@ -180,9 +181,11 @@ class Follower:
             rng: For the jitter of retries.
             known: What the consumer holds already, by prefix, from `Follower.known`.
             on_epoch: Called with the store's epoch whenever it is another one than before.
+            insist: A store without an epoch, in the place of one that had one, is not followed: it was lost, or is
+                being restored, and what it lacks is nobody's wish.
 
         """
-        self._store, self._on_epoch = store, on_epoch
+        self._store, self._on_epoch, self._insist = store, on_epoch, insist
         self._backoff = Backoff(rng, base=BASE_SECONDS, cap=CAP_SECONDS)
         known = known or {}
         self._places = {prefix: _Place(prefix, known.get(prefix)) for prefix in prefixes}
@@ -266,6 +269,8 @@ class Follower:
         """Is the store's history surely the one that we followed? If not, everything must be listed."""
         item = await self._store.get(keys.EPOCH)
         epoch = item.value.decode(errors="replace") if item else ""
+        if self._insist and self._epoch and not epoch:
+            raise Unavailable("the store holds no mesh: it was lost, or is being restored")
         verdict: bool | None = True
         if any(place.revision for place in self._places.values()):
             verdict = epoch == self._epoch and await self._same_history()

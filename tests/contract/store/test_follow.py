@@ -135,6 +135,31 @@ def test_a_new_epoch_makes_it_list_again(backend):
     asyncio.run(run())
 
 
+def test_a_store_without_its_epoch_is_not_followed_by_who_insists_until_it_has_one(backend):
+    """As an etcd that lost all data, and while a backup is written into it."""
+
+    async def run():
+        async with backend.store() as store:
+            room = backend.room
+            old = await store.get(keys.EPOCH)
+            await store.txn([], [Put(room + "a", b"1"), Put(keys.EPOCH, b"first")])
+            async with following(store, [room]) as (told, follower):
+                await aeventually(lambda: told.said)
+                known = follower.known()
+            await store.txn([], [Delete(room + "a"), Delete(keys.EPOCH)])
+            async with following(store, [room], known=known, insist=True) as (later, _):
+                later.data, later.revisions = told.data, told.revisions
+                await aeventually(lambda: later.said)
+                assert [type(event) for event in later.said] == [Broken]
+                assert later.listings == []
+                await store.txn([], [Put(room + "b", b"1"), Put(keys.EPOCH, b"second")])
+                await aeventually(lambda: later.said[-1] == Restored(), timeout=15)
+                assert await later.holds_what(store, [room])
+            await store.txn([], [Delete(keys.EPOCH) if old is None else Put(keys.EPOCH, old.value)])
+
+    asyncio.run(run())
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("new_epoch", [True, False], ids=["epoch renewed", "epoch forgotten"])
 def test_a_store_restored_from_an_older_snapshot_is_recognised(cluster, tmp_path, new_epoch):
