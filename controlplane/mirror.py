@@ -26,9 +26,12 @@ class Mirror:
         self.ready = asyncio.Event()
         """All has been listed once."""
         self.connected = False
+        self.outage = ""
+        """Why it is not connected, as far as that was told."""
         self.outages = 0
         """How often the store was lost and found again."""
-        self._follower = Follower(store, (keys.ROOT,), rng=rng)
+        # Of a store that lost all, nothing is to be believed: peers would be told that all exports are gone.
+        self._follower = Follower(store, (keys.ROOT,), rng=rng, insist=True)
         self._listeners: list[Callable[[Touched], None]] = []
         self._newer = asyncio.Event()
 
@@ -67,7 +70,7 @@ class Mirror:
             case Broken(reason):
                 if self.connected:
                     log.warning("store watch broken", reason=reason)
-                self.connected = False
+                self.connected, self.outage = False, reason
             case Restored():
                 self.connected = True
                 self.outages += 1

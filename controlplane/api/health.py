@@ -18,7 +18,9 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 def _faults(context: Context) -> dict[str, str]:
-    store = "" if context.mirror.connected and context.mirror.ready.is_set() else "the store does not answer"
+    mirror = context.mirror
+    followed = mirror.connected and mirror.ready.is_set()
+    store = "" if followed else f"the store does not answer: {mirror.outage or 'nothing was told'}"
     issuer = "" if context.authority.valid_until() > context.wall() else "no valid intermediate is held"
     return {"store": store, "issuer": issuer}
 
