@@ -132,8 +132,9 @@ def uid_of(pid):
 def test_it_waits_for_the_agent_and_then_serves_as_its_own_user():
     async def run():
         async with serving() as (r, _, port, first):
-            await aeventually(lambda: bool(r.envoy.state().launcher), timeout=20)
-            assert r.envoy.state().phase == "waiting"
+            # It is there before it has written what it does.
+            await aeventually(lambda: r.envoy.state().phase == "waiting", timeout=20)
+            assert r.envoy.state().launcher
             await in_force(r, first)
             assert await get(port) == "200 one"
             assert uid_of(r.envoy.state().pid) == pwd.getpwnam("nobody").pw_uid
