@@ -35,3 +35,28 @@ def test_a_play_that_uses_the_roles_variables_loads_them(play: dict[str, Any]):
     whole = "\n".join(texts(yaml.safe_dump(play)))
     used = {name for name in names if re.search(rf"\b{name}\b", whole)}
     assert not used or "roles" in play or "ansible.builtin.import_role" in yaml.safe_dump(play), used
+
+
+def test_what_is_said_as_a_word_is_made_a_boolean():
+    """`-e name=true` gives a text, and Ansible takes no text for a condition (since core 2.19)."""
+    names = {"holdfast_etcd_any_size"}
+    for path in COLLECTION.glob("roles/*/meta/argument_specs.yml"):
+        for entry in yaml.safe_load(path.read_text())["argument_specs"].values():
+            names |= {name for name, option in (entry.get("options") or {}).items() if option.get("type") == "bool"}
+    assert "holdfast_renew_certificates" in names
+    used = re.compile(rf"\b({'|'.join(sorted(names))})\b(?!\s*:)(?! \| (?:default\(false\) \| )?bool)")
+    parts = (
+        "roles/*/tasks/*.yml",
+        "roles/*/handlers/*.yml",
+        "roles/*/vars/*.yml",
+        "roles/*/templates/*",
+        "playbooks/**/*.yml",
+    )
+    found = [
+        f"{path.relative_to(COLLECTION)}: {line.strip()}"
+        for part in parts
+        for path in COLLECTION.glob(part)
+        for line in path.read_text().splitlines()
+        if used.search(line)
+    ]
+    assert found == []
