@@ -114,15 +114,19 @@ def test_a_successor_resumes_without_a_listing(backend):
     asyncio.run(run())
 
 
+async def followed(store, room):
+    """What somebody was told of a store with the epoch `first`, and what it knows of it."""
+    await store.txn([], [Put(room + "a", b"1"), Put(keys.EPOCH, b"first")])
+    async with following(store, [room]) as (told, follower):
+        await aeventually(lambda: told.said)
+        return told, follower.known()
+
+
 def test_a_new_epoch_makes_it_list_again(backend):
     async def run():
         async with backend.store() as store:
-            room = backend.room
-            old = await store.get(keys.EPOCH)
-            await store.txn([], [Put(room + "a", b"1"), Put(keys.EPOCH, b"first")])
-            async with following(store, [room]) as (told, follower):
-                await aeventually(lambda: told.said)
-                known = follower.known()
+            room, old = backend.room, await store.get(keys.EPOCH)
+            told, known = await followed(store, room)
             await store.txn([], [Put(keys.EPOCH, b"second")])
             epochs = []
             async with following(store, [room], known=known, on_epoch=epochs.append) as (later, _):
@@ -140,12 +144,8 @@ def test_a_store_without_its_epoch_is_not_followed_by_who_insists_until_it_has_o
 
     async def run():
         async with backend.store() as store:
-            room = backend.room
-            old = await store.get(keys.EPOCH)
-            await store.txn([], [Put(room + "a", b"1"), Put(keys.EPOCH, b"first")])
-            async with following(store, [room]) as (told, follower):
-                await aeventually(lambda: told.said)
-                known = follower.known()
+            room, old = backend.room, await store.get(keys.EPOCH)
+            told, known = await followed(store, room)
             await store.txn([], [Delete(room + "a"), Delete(keys.EPOCH)])
             async with following(store, [room], known=known, insist=True) as (later, _):
                 later.data, later.revisions = told.data, told.revisions

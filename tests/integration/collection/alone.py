@@ -11,11 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible.constants import DEFAULT_VAULT_ID_MATCH
 from ansible.parsing.vault import VaultLib, VaultSecret
 
+from tests.integration.hostd.hosts import can_make_namespaces
 from tests.support.collection import ROOT, environment
 
+MARKS = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and mounts of its own"),
+]
 PASSWORD = "as long as it must be"
 VAULT = VaultLib([(DEFAULT_VAULT_ID_MATCH, VaultSecret(PASSWORD.encode()))])
 ETC = Path("/etc/holdfast")

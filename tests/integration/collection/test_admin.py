@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from controlplane.demo.etcd_cluster import EtcdCluster
-from tests.integration.controlplane.fleet import Fleet
+from tests.integration.controlplane.fleet import running
 from tests.support.collection import ansible
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -32,13 +31,7 @@ def test_the_first_node_that_is_ready_is_asked_and_the_play_says_so(tmp_path):
         return said
 
     async def run() -> None:
-        cluster = EtcdCluster(tmp_path / "etcd", members=1)
-        fleet = Fleet(cluster, tmp_path / "cp", "cp1")
-        try:
-            cluster.launch()
-            await cluster.ready()
-            await fleet.init()
-            await fleet.start()
+        async with running(tmp_path, "cp1") as fleet:
             url = urlsplit(fleet.settings["cp1"].advertise)
             assert url.hostname
             assert url.port
@@ -47,8 +40,5 @@ def test_the_first_node_that_is_ready_is_asked_and_the_play_says_so(tmp_path):
             assert "is asked:" not in await play(url.port, url.hostname, "127.0.0.9")
             # None is ready: the first that can be reached is asked, and tells what is wrong with it.
             assert "is asked:" not in await play(url.port, "127.0.0.9", "127.0.0.8")
-        finally:
-            fleet.close()
-            cluster.close()
 
     asyncio.run(run())

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from controlplane.demo.etcd_cluster import EtcdCluster
 from mesh.model.uplink import Report, Up
-from tests.integration.controlplane.fleet import Fleet
+from tests.integration.controlplane.fleet import Fleet, running
 from tests.support.collection import ansible
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, service
@@ -66,13 +65,7 @@ class Mesh:
 
 @asynccontextmanager
 async def mesh(tmp_path):
-    cluster = EtcdCluster(tmp_path / "etcd", members=1)
-    fleet = Fleet(cluster, tmp_path / "cp", "cp1")
-    try:
-        cluster.launch()
-        await cluster.ready()
-        await fleet.init()
-        await fleet.start()
+    async with running(tmp_path, "cp1") as fleet:
         folder = tmp_path / "controller"
         folder.mkdir()
         (folder / "ca.pem").write_text(fleet.roots)
@@ -82,9 +75,6 @@ async def mesh(tmp_path):
         assert status == 200, said
         async with hosts(fleet):
             yield Mesh(fleet, folder)
-    finally:
-        fleet.close()
-        cluster.close()
 
 
 @asynccontextmanager

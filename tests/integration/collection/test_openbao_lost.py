@@ -7,19 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from controlplane.demo.bao import MOUNT, Bao
-from tests.integration.collection.alone import ETC, Alone, keep, opened, run_alone
-from tests.integration.hostd.hosts import can_make_namespaces
+from tests.integration.collection.alone import ETC, MARKS, Alone, keep, opened, run_alone
 from tests.support.collection import ROOT
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and mounts of its own"),
-]
+pytestmark = MARKS
 
 GIVEN_UP = ("-e", "holdfast_restore_openbao=mesh.example")
 BACKUP = f"""

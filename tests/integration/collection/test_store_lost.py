@@ -6,21 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import pytest
-
 from controlplane.demo.binaries import find_etcd
 from controlplane.demo.etcd_cluster import EtcdCluster
 from mesh.keys import EPOCH
 from mesh.store.protocol import Op, Put
-from tests.integration.collection.alone import ETC, Alone, keep, run_alone
-from tests.integration.hostd.hosts import can_make_namespaces
+from tests.integration.collection.alone import ETC, MARKS, Alone, keep, run_alone
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.timeout(400),
-    pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and mounts of its own"),
-]
+pytestmark = MARKS
 
 CONFIRMED = ("-e", "holdfast_restore_confirm=mesh.example")
 ROOT, OTHER = (f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" for text in ("MIIB", "MIIC"))

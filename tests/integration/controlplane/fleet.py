@@ -193,3 +193,19 @@ async def _drain(ws: aiohttp.ClientWebSocketResponse) -> None:
     """Reading answers pings."""
     async for _ in ws:
         pass
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, *replicas: str, members: int = 1) -> AsyncIterator[Fleet]:
+    """A fresh etcd without users, a mesh made by init, and running replicas."""
+    cluster = EtcdCluster(tmp_path / "etcd", members=members)
+    made = Fleet(cluster, tmp_path / "cp", *replicas)
+    try:
+        cluster.launch()
+        await cluster.ready()
+        await made.init()
+        await made.start()
+        yield made
+    finally:
+        made.close()
+        cluster.close()

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiohttp
@@ -12,35 +11,18 @@ import pytest
 
 from ca import keys as ca_keys
 from controlplane import setup
-from controlplane.demo.etcd_cluster import EtcdCluster
 from controlplane.setup import SetupError
 from mesh import keys
-from tests.integration.controlplane.fleet import DOMAIN, Fleet
+from tests.integration.controlplane.fleet import DOMAIN, running
 from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, service
 
 pytestmark = pytest.mark.real
 
 
-@asynccontextmanager
-async def fleet(tmp_path, *replicas, members=1):
-    """A fresh etcd without users, a mesh made by init, and running replicas."""
-    cluster = EtcdCluster(tmp_path / "etcd", members=members)
-    made = Fleet(cluster, tmp_path / "cp", *replicas)
-    try:
-        cluster.launch()
-        await cluster.ready()
-        await made.init()
-        await made.start()
-        yield made
-    finally:
-        made.close()
-        cluster.close()
-
-
 def test_init_makes_users_and_may_be_repeated(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             admin = it.cluster.admin()
             assert await admin.auth_enabled()
             await admin.close()
@@ -59,7 +41,7 @@ def test_init_makes_users_and_may_be_repeated(tmp_path):
 
 def test_no_secret_is_in_the_store_in_clear(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             _, made = await it.call("cp1", "POST", "/v1/tokens", {"node": "n1", "identities": ["shop/api"]})
             store = it.cluster.store()
             raw = b"".join(item.value for item in (await store.list(keys.ROOT)).items)
@@ -75,7 +57,7 @@ def test_no_secret_is_in_the_store_in_clear(tmp_path):
 
 def test_an_apply_is_whole_and_one_of_many_racers_wins(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1", "cp2") as it:
+        async with running(tmp_path, "cp1", "cp2") as it:
             status, done = await it.apply("cp1", namespace(), *[service(f"s{n}") for n in range(150)])
             assert status == 200, done
             store = it.cluster.store()
@@ -102,7 +84,7 @@ def test_an_apply_is_whole_and_one_of_many_racers_wins(tmp_path):
 
 def test_a_watch_resumes_at_another_replica_without_a_gap(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1", "cp2") as it:
+        async with running(tmp_path, "cp1", "cp2") as it:
             await it.apply("cp1", namespace())
             seen, mark = [], 0
 
@@ -139,7 +121,7 @@ def test_a_watch_resumes_at_another_replica_without_a_gap(tmp_path):
 
 def test_a_killed_leader_is_replaced_and_its_work_goes_on(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1", "cp2") as it:
+        async with running(tmp_path, "cp1", "cp2") as it:
             await it.apply("cp1", namespace())
             leader = await aeventually(lambda: it.leader("cp1"))
             other = {"cp1": "cp2", "cp2": "cp1"}[leader]
@@ -165,7 +147,7 @@ async def _healthy(it, name, endpoint, wanted):
 
 def test_a_silent_host_is_lost_after_the_grace_and_nobody_without_a_control_plane(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1", "cp2") as it:
+        async with running(tmp_path, "cp1", "cp2") as it:
             await it.apply("cp1", namespace(), service())
             host = await it.join("cp1", "n1", "127.0.0.1", "shop/api")
             async with it.uplink("cp2", host):
@@ -195,7 +177,7 @@ def test_a_silent_host_is_lost_after_the_grace_and_nobody_without_a_control_plan
 
 def test_a_host_that_joins_anew_voids_what_the_evicted_one_holds_at_every_replica(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1", "cp2") as it:
+        async with running(tmp_path, "cp1", "cp2") as it:
             old = await it.join("cp1", "n1", "127.0.0.1", "shop/api")
             assert [await _registers(it, name, old) for name in ("cp1", "cp2")] == [200, 200]
             _, node = await it.call("cp1", "GET", "/v1/objects/nodes/n1")
@@ -226,7 +208,7 @@ async def _gets(it, name, host, status):
 
 def test_backup_and_restore(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             await it.apply("cp1", namespace(), *[service(f"s{n}") for n in range(300)])
             host = await it.join("cp1", "n1", "127.0.0.1", "shop/api")
             async with it.request("cp1", "GET", "/v1/backup") as response:
@@ -261,7 +243,7 @@ async def _no_presence(store):
 
 def test_a_node_serves_and_restarts_while_etcd_is_away(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             it.cluster.stop()
             await it.ready("cp1", status=503)
             status, answer = await it.call("cp1", "GET", "/v1/objects/services")
@@ -282,7 +264,7 @@ def test_a_node_serves_and_restarts_while_etcd_is_away(tmp_path):
 
 def test_sigterm_ends_streams_and_the_process_in_order(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             await it.apply("cp1", namespace())
             host = await it.join("cp1", "n1", "127.0.0.1")
             async with it.uplink("cp1", host) as ws, it.request("cp1", "GET", "/v1/watch/services") as response:
@@ -304,7 +286,7 @@ def test_sigterm_ends_streams_and_the_process_in_order(tmp_path):
 
 def test_rotation_gives_a_new_intermediate_and_old_clients_stay_welcome(tmp_path):
     async def run():
-        async with fleet(tmp_path, "cp1") as it:
+        async with running(tmp_path, "cp1") as it:
             host = await it.join("cp1", "n1", "127.0.0.1", "shop/api")
             assert (await it.call("cp1", "POST", "/v1/ca/rotate", {"what": "intermediate"}))[0] == 200
             assert (await it.call("cp1", "POST", "/v1/register", {"instances": []}, node=host))[0] == 200
