@@ -56,7 +56,8 @@ def want(held: Arming, wanted: Wanted, now: float, seconds: float = ARMED_SECOND
 
 
 def arm(held: Arming, now: float, seconds: float = ARMED_SECONDS) -> Arming:
-    if not held.digest:
+    """What was confirmed stays so: armed, it would be undone, and be in force again at the agent's next word."""
+    if not held.digest or (held.state == "confirmed" and held.digest == held.confirmed):
         return held
     return replace(held, state="armed", since=now, until=now + seconds, refused="")
 

@@ -32,6 +32,7 @@ class Keeper:
         self._resolved: tuple[Resolved, ...] = ()
         self._stamps: tuple[int, ...] = ()
         self._mark = ""
+        self._listing = ""  # the table as the kernel had it right after it was loaded
         self._problems: tuple[str, ...] = ()
         self._sink = ""  # why calls by name would not go nowhere while the rules are away
         self._clean = False
@@ -85,14 +86,20 @@ class Keeper:
 
     def look(self, now: float) -> bool:
         """Whoever flushes all rules takes ours away, too: then they are put back, and this is true."""
-        if self._clean or (not self._mark and not self._problems) or (self._mark and kernel.is_loaded(self._mark)):
+        if self._clean or (not self._mark and not self._problems) or (self._mark and self._stands()):
             return False
-        if self._mark:
+        # A unit that stopped took its cgroup out of the table, which is nobody's doing.
+        if self._mark and self._stamps == self._stamps_now():
             say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
             with suppress(NftError):
                 self._load(now)  # at once as it was: to look around anew takes ten times as long
         self._put(now)
         return True
+
+    def _stands(self) -> bool:
+        """To the last rule: an operator may have taken out a single one."""
+        found = kernel.listing()
+        return f"chain {self._mark} " in found and found == self._listing
 
     def ready(self, now: float) -> None:
         """A unit is about to start: its cgroup is there, and becomes known before its first process runs."""
@@ -191,6 +198,7 @@ class Keeper:
     def _load(self, now: float) -> str:
         mark = "v_" + hashlib.sha256(self._render("v_0", now).encode()).hexdigest()[:12]
         kernel.load_rules(self._render(mark, now))
+        self._listing = kernel.listing()
         return mark
 
     def _render(self, mark: str, now: float) -> str:

@@ -31,12 +31,12 @@ def load_rules(text: str) -> None:
     _nft(["-f", "-"], text)
 
 
-def is_loaded(mark: str) -> bool:
-    """With that mark, and nobody has flushed its chains since."""
+def listing() -> str:
+    """Our table as the kernel has it, without what changes by itself (counters, elements); empty where it is not."""
     try:
-        return "return" in _nft(["list", "chain", *TABLE.split(), mark])
+        return _nft(["-s", "-t", "list", "table", *TABLE.split()])
     except NftError:
-        return False
+        return ""
 
 
 def rule_changes() -> socket.socket:

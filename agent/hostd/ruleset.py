@@ -23,6 +23,8 @@ NOT_NEW = "tcp flags & (fin | syn | rst | ack) != syn"
 """Where no table tracked connections before ours, those that are open look new to it: only a handshake is one."""
 
 _DNS_DHCP = (53, 67, 68, 546, 547)
+_METADATA = ("168.63.129.16", "100.100.100.200")
+"""Where Azure and Alibaba Cloud have what others have at a link-local address."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Spared:
 
 
 def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, mark: str) -> str:
-    """Text for `nft -f -`. `mark` names this very content: a chain of that name, with its rule, shows it is loaded."""
+    """Text for `nft -f -`. `mark` names this very content, as a chain of that name."""
     capturing = arming.state in {"armed", "confirmed"} and wanted.captures
     lines = [
         f"table {TABLE} {{}}",
@@ -156,7 +158,7 @@ def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
 def _exempt(wanted: Wanted, spared: Spared) -> list[str]:
     """What never goes through the mesh: this host itself, SSH, DNS, DHCP, metadata, and what the agent lives from."""
     assert wanted.outbound is not None
-    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4")
+    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", *_METADATA)
     ports = sorted({*spared.ssh_ports, 22, spared.mtls_port, *_DNS_DHCP})
     return [
         "    fib daddr type { local, broadcast, multicast } return",

@@ -71,7 +71,10 @@ def replace_file(path: Path, text: bytes, mode: int = 0o644) -> None:
     """As a whole or not at all. A file that is a mount of its own (containers) can only be written in place."""
     temporary = path.with_name(f".{path.name}.holdfast")
     try:
-        with temporary.open("wb") as file:
+        # Never through a link: what /etc/hosts is a link to may lie where others write.
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             with suppress(FileNotFoundError):
                 held = path.stat()
                 mode = held.st_mode & 0o7777
@@ -227,15 +230,23 @@ def ssh_ports() -> tuple[int, ...]:
 
 
 def _held_by_sshd() -> set[int]:
-    """Local ports of all sockets of all processes named sshd, which open connections are too."""
+    """Local ports of all sockets of all processes of root named sshd, which open connections are too.
+
+    A process of anybody else may call itself so, and would spare a port of its choice from capture.
+    """
     inodes: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if (process / "comm").read_text().strip() in {"sshd", "sshd-session", "dropbear"}:
+            if (process / "comm").read_text().strip() in {"sshd", "sshd-session", "dropbear"} and _is_roots(process):
                 for descriptor in (process / "fd").iterdir():
                     with suppress(OSError):
                         inodes.add(str(descriptor.readlink()))
     return {port for inode, port, _ in _sockets() if f"socket:[{inode}]" in inodes}
+
+
+def _is_roots(process: Path) -> bool:
+    """By its real user: the owner of the folder is root also where a process of another user cannot be traced."""
+    return re.search(r"(?m)^Uid:\t0\t0\t", (process / "status").read_text(errors="replace")) is not None
 
 
 def _sockets() -> Iterator[tuple[str, int, str]]:

@@ -48,6 +48,12 @@ def test_what_was_confirmed_is_remembered_and_a_change_arms_anew():
     assert arming.want(changed, FIRST, 201.0).state == "confirmed"  # back to what was shown to be safe
 
 
+def test_to_arm_what_is_confirmed_does_not_undo_it():
+    confirmed = arming.confirm(armed(), 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    assert arming.arm(confirmed, 200.0) == confirmed
+
+
 def test_an_operator_takes_it_out_and_it_stays_out():
     confirmed = arming.confirm(armed(), 110.0, came=105.0)
     assert isinstance(confirmed, Arming)
