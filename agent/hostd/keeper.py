@@ -34,6 +34,7 @@ class Keeper:
         self._mark = ""
         self._listing = ""  # the table as the kernel had it right after it was loaded
         self._problems: tuple[str, ...] = ()
+        self._unsaved = ""  # why a boot would not find what is wanted now
         self._sink = ""  # why calls by name would not go nowhere while the rules are away
         self._clean = False
         self._turns = 0
@@ -47,7 +48,8 @@ class Keeper:
     def want(self, wanted: Wanted, now: float) -> None:
         was = (self._wanted, self._arming.state, self._arming.digest)
         self._wanted, self._arming, self._clean = wanted, arming.want(self._arming, wanted, now, self._seconds), False
-        if (self._wanted, self._arming.state, self._arming.digest) != was or self._problems or not self._mark:
+        changed = (self._wanted, self._arming.state, self._arming.digest) != was
+        if changed or self._problems or self._unsaved or not self._mark:
             self._save()
             self._put(now)
 
@@ -140,7 +142,8 @@ class Keeper:
         return self._arming
 
     def answer(self, now: float) -> dict[str, Any]:
-        return {"applied": bool(self._mark), "problems": self._problems, **self._capture(now)}
+        problems = (*self._problems, *([self._unsaved] if self._unsaved else []))
+        return {"applied": bool(self._mark), "problems": problems, **self._capture(now)}
 
     def status(self, now: float) -> dict[str, Any]:
         return {
@@ -220,10 +223,14 @@ class Keeper:
             say(str(exc))
 
     def _save(self) -> None:
+        was, self._unsaved = self._unsaved, ""
         try:
             system.save(self._places, self._wanted, self._arming)
         except OSError as exc:
-            say(f"{self._places.state} cannot be written: {exc.strerror}; a boot will not find what is wanted now")
+            reason = f"{self._places.state} cannot be written: {exc.strerror}"
+            self._unsaved = f"{reason}; a boot will find what was wanted, armed or confirmed before"
+        if self._unsaved and self._unsaved != was:
+            say(self._unsaved)
 
 
 def say(text: str) -> None:

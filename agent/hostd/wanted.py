@@ -20,6 +20,8 @@ OnFailure = Literal["open", "closed"]
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _USER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,31}")
 _UNIT = re.compile(r"[a-zA-Z0-9_.@:\\-]{1,240}\.(service|scope|slice)")
+_HELD = re.compile(r"(holdfast-(agent|envoy|host)\.service|-\.slice|system\.slice|init\.scope)")
+"""The mesh's own units, and what holds them: redirected, Envoy's own connections would come back to it."""
 _IDENTITY = re.compile(r"[a-z0-9-]{1,63}/[a-z0-9-]{1,63}")
 _NEVER = frozenset({22, 53, 67, 68, 546, 547})
 """SSH, DNS and DHCP: never closed to anybody."""
@@ -142,6 +144,11 @@ def _caller(raw: object, path: str, faults: list[Fault]) -> Caller:
     port = _port(body.get("port"), f"{path}.port", faults)
     users = _texts(body.get("users"), f"{path}.users", _USER, "a user's name", faults)
     units = _texts(body.get("units"), f"{path}.units", _UNIT, "a systemd unit, as web.service", faults)
+    faults += [
+        Fault(f"{path}.units", f"{unit} is the mesh's own, or holds it; nothing of that is redirected")
+        for unit in units
+        if _HELD.fullmatch(unit)
+    ]
     if "root" in users:
         faults.append(Fault(f"{path}.users", "root is nobody's identity: every service manager and shell runs as root"))
     return Caller(str(identity), port, users, units)

@@ -236,7 +236,15 @@ def _user_fault(text: str) -> str:
     return "" if _USER.match(text) else f"{shown(text)} is not a user's name"
 
 
+UNCAPTURED_UNITS = frozenset(
+    {"holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service", "system.slice", "-.slice", "init.scope"}
+)
+"""The mesh's own, and what holds them: redirected, the proxy's own connections would come back to it."""
+
+
 def _unit_fault(text: str) -> str:
+    if text in UNCAPTURED_UNITS:
+        return f"{shown(text)} is the mesh's own unit, or holds it; name the service's own"
     return "" if _UNIT.match(text) else f"{shown(text)} is not a unit of systemd: <name>.service, .scope or .slice"
 
 

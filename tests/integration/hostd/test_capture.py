@@ -124,6 +124,22 @@ def test_only_a_new_ssh_connection_confirms(pair):
     assert host.apply(outbound())["capture"] == "reverted"
 
 
+def test_a_word_that_cannot_be_remembered_says_so_until_it_is(pair):
+    """`capture off` is for good: with a full disk it is not."""
+    host, _ = pair
+    host.mesh(15101)
+    host.state.touch()  # where the folder should be: nothing can be written
+    host.start_helper()
+    assert "cannot be written" in str(host.apply(outbound())["problems"])
+    assert "cannot be written" in str(host.ask("off")["problems"])
+    host.state.unlink()
+    assert host.apply(outbound())["problems"] == []
+    host.helper.kill()
+    host.helper.wait()
+    host.start_helper()
+    assert host.apply(outbound())["capture"] == "reverted"
+
+
 def test_a_closed_port_is_loopbacks_and_ssh_stays(pair):
     host, far = pair
     host.mesh(15101, 15443)

@@ -36,6 +36,8 @@ def test_what_is_written_is_read(wanted: Wanted):
         ({"callers": [{"identity": "a/b", "port": 1, "users": ["root"]}]}, "callers[0].users"),
         ({"callers": [{"identity": "a/b", "port": 1, "users": ['w" accept']}]}, "callers[0].users[0]"),
         ({"callers": [{"identity": "a/b", "port": 1, "units": ["../x.service"]}]}, "callers[0].units[0]"),
+        ({"callers": [{"identity": "a/b", "port": 1, "units": ["holdfast-envoy.service"]}]}, "callers[0].units"),
+        ({"callers": [{"identity": "a/b", "port": 1, "units": ["system.slice"]}]}, "callers[0].units"),
         (
             {"callers": [{"identity": f"a/{n}", "port": n, "users": ["web"]} for n in (1, 2)]},
             "callers[1].users",
