@@ -1,5 +1,6 @@
 """What there is on this host. Looks, and changes nothing."""
 
+import grp
 import importlib.util
 import os
 import platform
@@ -47,6 +48,7 @@ def gather(made, controlplane, options):
         there=frozenset([path for path in watched if os.path.lexists(path)] + users),
         recorded=frozenset(made.things),
         logins=tuple(user for user in users if can_log_in(user)),
+        halves=tuple(halves((AGENT_USER, ENVOY_USER))),
         installed=Path(CURRENT).readlink().name if Path(CURRENT).is_symlink() else "",
         node=node_of(Path(AGENT_YAML)),
         address=address_towards(controlplane),
@@ -61,6 +63,13 @@ def has_user(name):
     except KeyError:
         return False
     return True
+
+
+def halves(names):
+    groups = {entry.gr_name for entry in grp.getgrall()}
+    for name in names:
+        if has_user(name) != (name in groups):
+            yield name, "group" if name in groups else "user"
 
 
 def can_log_in(name):

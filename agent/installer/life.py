@@ -11,6 +11,7 @@ from agent.installer.system import call
 
 AGENT = CURRENT + "/bin/holdfast-agent"
 LOOK = 0.25
+JOIN_SECONDS = 120
 
 
 def has_joined():
@@ -19,13 +20,18 @@ def has_joined():
 
 def join(token):
     """As the agent's user; the token goes through a pipe and is on no disk."""
-    done = subprocess.run(
-        [AGENT, "join", "--config", AGENT_YAML, "--token-file", "-"],
-        input=token, capture_output=True, text=True, timeout=120, check=False, cwd="/",
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, **as_agent(),
-    )  # fmt: skip
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().removeprefix("Error: ")
+    words = ""
+    try:
+        done = subprocess.run(
+            [AGENT, "join", "--config", AGENT_YAML, "--token-file", "-"],
+            input=token, capture_output=True, text=True, timeout=JOIN_SECONDS, check=False, cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, **as_agent(),
+        )  # fmt: skip
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip().removeprefix("Error: ") or "it does not say why"
+    except subprocess.TimeoutExpired:
+        words = "it did not answer within " + str(JOIN_SECONDS) + " s"
+    if words:
         raise InstallError(
             "the control plane did not let this host join: "
             + words[-1500:]

@@ -88,6 +88,8 @@ class Facts:
     """Names of things that an earlier run of the installer has recorded."""
     logins: tuple = ()
     """Those of the users that are there and can be logged in to."""
+    halves: tuple = ()
+    """Of our users: (name, "user" or "group"), where one of the two is there and the other is not."""
     installed: str = ""
     """The version that CURRENT points to; empty: none."""
     node: str = ""

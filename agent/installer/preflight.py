@@ -53,6 +53,20 @@ def faults(facts, options, offer):
         for name in facts.logins
         if name not in ours
     ]
+    found += [
+        "the "
+        + there
+        + " "
+        + name
+        + " is there, and no "
+        + ("user" if there == "group" else "group")
+        + " of that name: units and files need both. Rename it; or, if it is nobody's, "
+        + there
+        + "del "
+        + name
+        for name, there in facts.halves
+        if name not in ours
+    ]
     if facts.node and options.node and facts.node != options.node:
         found.append(AGENT_YAML + " says that this host is " + facts.node + ", not " + options.node)
     if options.upgrade and not facts.installed:

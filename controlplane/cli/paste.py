@@ -1,8 +1,9 @@
 """The one line that makes a bare host a part of the mesh (pure).
 
-    echo <token> | python3 -c '<fetch>' <url> <sha256 of manifest.json> <options>
+    echo <token> | python3 -I -c '<fetch>' <url> <sha256 of manifest.json> <options>
 
-It needs Python and nothing else. It fetches the manifest, checks its hash, takes the installer's hash from it, fetches
+It needs Python and nothing else; of Python its own modules, and none that lie where the line is pasted (`-I`): whoever
+may write there would be root. It fetches the manifest, checks its hash, takes the installer's hash from it, fetches
 the installer, checks that, and runs it in the same process. TLS is not verified on the way, and need not be: nothing
 is sent but two paths, and nothing that comes back is used before its hash was found right. The token goes through a
 pipe from the shell's own `echo`, so no process list shows it, and not to the network at all before the installer has
@@ -44,4 +45,4 @@ def line(
     options += [word for name, value in (("--address", address), ("--bind", bind)) if value for word in (name, value)]
     options += [word for identity in identities for word in ("--identity", identity)]
     options += [word for service in services for word in ("--service", service)]
-    return f"echo {token} | python3 -c '{FETCH}' {shlex.join([url, manifest_sha256, *options])}"
+    return f"echo {token} | python3 -I -c '{FETCH}' {shlex.join([url, manifest_sha256, *options])}"

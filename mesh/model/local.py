@@ -237,7 +237,8 @@ def _user_fault(text: str) -> str:
 
 
 UNCAPTURED_UNITS = frozenset(
-    {"holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service", "system.slice", "-.slice", "init.scope"}
+    {"holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service"}
+    | {"system.slice", "-.slice", "init.scope"}
 )
 """The mesh's own, and what holds them: redirected, the proxy's own connections would come back to it."""
 

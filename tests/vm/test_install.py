@@ -141,9 +141,9 @@ def test_what_is_in_the_way_is_told_and_nothing_is_changed(plane: Plane, standar
     refused(standard, line.replace("echo hf1.", "echo hf1x."), "this is not a join token")
     pin = line.split(" | ")[0].rsplit(".", 1)[1]
     refused(standard, line.replace(pin, "0" * 32), "is not the mesh that this token is for")
-    clock = "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME={} python3 -c"
-    refused(standard, line.replace("python3 -c", clock.format("-1h")), "clock is 60 min behind the control plane's")
-    refused(standard, line.replace("python3 -c", clock.format("+1h")), "clock is 60 min ahead of the control plane's")
+    clock = "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 FAKETIME={} python3"
+    refused(standard, line.replace("python3", clock.format("-1h"), 1), "clock is 60 min behind the control plane's")
+    refused(standard, line.replace("python3", clock.format("+1h"), 1), "clock is 60 min ahead of the control plane's")
     standard.run("mount -t tmpfs -o size=50m tmpfs /opt")
     try:
         refused(standard, line, "the disk of /opt/holdfast has 50 MiB free")
@@ -155,7 +155,7 @@ def test_what_is_in_the_way_is_told_and_nothing_is_changed(plane: Plane, standar
         refused(standard, line, "port 15443 (mTLS) is taken")
     finally:
         standard.run("systemctl stop other")
-    other = line.replace("python3 -c", "sudo -u admin python3 -c")
+    other = line.replace("python3 -I -c", "sudo -u admin python3 -I -c")
     refused(standard, other, "this needs root")
 
 

@@ -29,7 +29,7 @@ def folder(installer: bytes) -> tuple[bytes, str]:
     return raw, hashlib.sha256(raw).hexdigest()
 
 
-def paste(url: str, sha256: str, where: Path) -> subprocess.CompletedProcess[str]:
+def paste(url: str, sha256: str, where: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """In a shell, with the Python of this test as python3."""
     (where / "bin").mkdir(exist_ok=True)
     (where / "bin/python3").symlink_to(sys.executable)
@@ -38,7 +38,8 @@ def paste(url: str, sha256: str, where: Path) -> subprocess.CompletedProcess[str
     )
     assert "\n" not in text
     env = {"PATH": f"{where}/bin:/usr/bin:/bin", "HOME": str(where), "https_proxy": "http://127.0.0.1:9"}
-    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, timeout=60, check=False, env=env)
+    env |= {"PYTHONPATH": str(cwd)} if cwd else {}
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True, timeout=60, check=False, env=env, cwd=cwd)
 
 
 def test_an_honest_server_has_its_installer_run_with_the_token_on_stdin(tmp_path: Path):
@@ -87,6 +88,22 @@ def test_a_lie_gets_nothing_run_and_is_told(tmp_path: Path, lie: str):
     assert TOKEN not in "".join(asked)
 
 
+def test_what_lies_where_the_line_is_pasted_is_not_run(tmp_path: Path):
+    """It is pasted as root, perhaps into a folder where others write, and with what others say in the environment."""
+    pem, _ = certificate(tmp_path)
+    installer = program(tmp_path / "marker")
+    raw, sha256 = folder(installer)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "ssl.py").write_text(f"open({str(tmp_path / 'evil')!r}, 'w')\n")
+    files = {"/v1/dist/manifest.json": raw, "/v1/dist/install.py": installer}
+    with server(pem, lambda path: (200, {}, files[path])) as (url, _):
+        done = paste(url, sha256, tmp_path, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "marker").exists()
+    assert not (tmp_path / "evil").exists()
+
+
 def test_a_control_plane_that_is_not_there_is_told(tmp_path: Path):
     done = paste("https://127.0.0.1:9", "0" * 64, tmp_path)
     assert done.returncode == 1
@@ -113,7 +130,7 @@ def test_no_argument_of_any_process_holds_the_token(tmp_path: Path):
     before, after = text.split(" | ", 1)
     assert shlex.split(before) == ["echo", TOKEN]
     python = shlex.split(after)
-    assert python[:2] == ["python3", "-c"]
+    assert python[:3] == ["python3", "-I", "-c"]
     assert not [word for word in python if TOKEN.split(".")[2] in word]
 
 
@@ -122,7 +139,7 @@ def test_a_gateway_s_line_says_that_it_is_one_and_where_it_is():
         token=TOKEN, url="https://cp:8443", manifest_sha256="0" * 64, node="gw-1", gateway=True, address="2001:db8::9",
         bind="::",
     )  # fmt: skip
-    given = parse(shlex.split(text.split(" | ", 1)[1])[3:])
+    given = parse(shlex.split(text.split(" | ", 1)[1])[4:])
     assert (given.node, given.gateway, given.address, given.bind) == ("gw-1", True, "2001:db8::9", "::")
 
 

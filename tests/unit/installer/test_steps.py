@@ -116,6 +116,7 @@ FAULTS = {
     "ports": ({"taken": ("15443 (mTLS)",)}, "port 15443 (mTLS) is taken"),
     "foreign": ({"there": frozenset({"/etc/systemd/system/holdfast-agent.service"})}, "another installation"),
     "login": ({"logins": ("holdfast",)}, "the account holdfast is there, and can be logged in to"),
+    "half": ({"halves": (("holdfast", "group"),)}, "the group holdfast is there, and no user of that name"),
     "renamed": ({"node": "web-2"}, "says that this host is web-2, not web-1"),
     "bind": ({"unbindable": True}, "is not an address of this host, so Envoy cannot listen there"),
     "disk": ({"free": {"/opt/holdfast": (1, 1 << 20), "/var/lib": (1, 1 << 20)}}, "1 MiB free"),

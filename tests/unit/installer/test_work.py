@@ -1,6 +1,7 @@
 """What a run makes, what a killed one leaves to the next, and what is not taken away."""
 
 import ensurepip
+import grp
 import hashlib
 import subprocess
 import zipfile
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent import unithook
-from agent.installer import system, work
-from agent.installer.model import Thing
+from agent.installer import facts, life, system, work
+from agent.installer.model import InstallError, Thing
 from agent.installer.offer import Item, Offer
 from agent.installer.record import Made
 from agent.installer.source import FolderSource
@@ -114,3 +115,20 @@ def test_drop_ins_that_tie_units_to_the_mesh_are_found_and_no_others(tmp_path: P
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.conf"))
     assert left == ["api.service.d/own.conf", "mine.service.d/holdfast.conf"]
     assert not (tmp_path / "web.service.d").exists()
+
+
+def test_a_control_plane_that_takes_the_join_and_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    agent = tmp_path / "holdfast-agent"
+    agent.write_text("#!/bin/sh\nexec sleep 60\n")
+    agent.chmod(0o755)
+    monkeypatch.setattr(life, "AGENT", str(agent))
+    monkeypatch.setattr(life, "JOIN_SECONDS", 0.2)
+    monkeypatch.setattr(life, "as_agent", dict)
+    with pytest.raises(InstallError, match=r"did not answer within 0\.2 s"):
+        life.join("token")
+
+
+def test_a_group_without_its_user_and_a_user_without_its_group_are_seen():
+    assert list(facts.halves(("root", "no-such-name"))) == []
+    lonely = next(e.gr_name for e in grp.getgrall() if not facts.has_user(e.gr_name))
+    assert list(facts.halves((lonely,))) == [(lonely, "group")]
