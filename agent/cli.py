@@ -13,6 +13,7 @@ import click
 from agent.doctor.commands import debug, doctor
 from agent.settings import DEFAULT_PATH, Settings, SettingsError, load
 from agent.start import start
+from mesh.durations import DURATION, Duration, spelled
 
 config_option = click.option(
     "--config",
@@ -27,6 +28,7 @@ output_option = click.option(
 
 
 LOOK_SECONDS = 0.2
+WAITS = Duration(zero=True)
 
 
 @click.group(
@@ -186,7 +188,7 @@ def release(config: Path) -> None:
 
 wait_options = (
     click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left."),
-    click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait at the most; then status 1."),
+    click.option("--timeout", type=WAITS, default="30s", show_default=True, help="How long; then status 1."),
 )
 
 
@@ -208,7 +210,7 @@ def drain(config: Path, timeout: float, *, wait: bool, end: bool) -> None:
     \b
     Examples:
       holdfast-agent drain                       before work on the host
-      holdfast-agent drain --timeout 300         for long requests
+      holdfast-agent drain --timeout 5m          for long requests
       holdfast-agent drain --no-wait
     """
     _ask(config, "drain")
@@ -250,7 +252,7 @@ def stop_service(config: Path, name: str, timeout: float, *, wait: bool) -> None
     \b
     Examples:
       holdfast-agent service stop web
-      holdfast-agent service stop web.shop --timeout 60
+      holdfast-agent service stop web.shop --timeout 90s
     """
     _ask(config, "drain", name)
     if wait and not _departed(config, name, timeout):
@@ -276,7 +278,7 @@ def start_service(config: Path, name: str) -> None:
 @config_option
 @click.argument("name")
 @click.option("--unit", required=True, help="The service's own unit.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds that callers have to leave.")
+@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long callers have to leave.")
 @click.option("--write", is_flag=True, help="Write it to /etc/systemd/system/<unit>.d/, and reload systemd.")
 def hook_service(config: Path, name: str, unit: str, timeout: float, *, write: bool) -> None:
     """Print or write the drop-in that ties a service's unit to its registration.
@@ -328,15 +330,22 @@ def _departed(config: Path, what: str, timeout: float) -> bool:
         if body["done"]:
             return True
         if time.monotonic() >= end:
-            click.echo(f"{body['what']}: not done after {timeout:g} s; it stays out of service", err=True)
+            click.echo(f"{body['what']}: not done after {spelled(timeout)}; it stays out of service", err=True)
             return False
         time.sleep(LOOK_SECONDS)
 
 
 @main.command()
 @click.option("--keep-config", is_flag=True, help="Leave /etc/holdfast as it is.")
-@click.option("--drain-seconds", default=15.0, show_default=True, help="How long what is under way may take.")
-def leave(*, keep_config: bool, drain_seconds: float) -> None:
+@click.option(
+    "--timeout",
+    "--drain-seconds",
+    type=WAITS,
+    default="15s",
+    show_default=True,
+    help="What is under way may take so long.",
+)
+def leave(*, keep_config: bool, timeout: float) -> None:
     """Take Holdfast off this host: drain, stop, and remove all that its installation made, and nothing else.
 
     For hosts that install.py set up (the line of `holdfast token create`). It works with the control plane away, may
@@ -345,12 +354,12 @@ def leave(*, keep_config: bool, drain_seconds: float) -> None:
     \b
     Examples:
       holdfast-agent leave
-      holdfast-agent leave --keep-config --drain-seconds 60
+      holdfast-agent leave --keep-config --timeout 2m
     """
     from agent.leaving import LeaveError, hand_over
 
     try:
-        hand_over(keep_config=keep_config, drain_seconds=drain_seconds)
+        hand_over(keep_config=keep_config, drain_seconds=timeout)
     except LeaveError as exc:
         raise click.ClickException(str(exc)) from exc
 

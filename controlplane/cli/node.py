@@ -10,6 +10,7 @@ import click
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.options import connected, connection
+from mesh.durations import DURATION, spelled
 
 LOOK_SECONDS = 0.5
 
@@ -22,7 +23,7 @@ def node() -> None:
 @node.command()
 @click.argument("name")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait at the most; then status 1.")
+@click.option("--timeout", type=DURATION, default="60s", show_default=True, help="How long; then status 1.")
 @connected
 def drain(name: str, timeout: float, *, wait: bool, flags: Flags) -> None:
     r"""Take a host out of service: its instances are draining, callers leave, what is under way finishes.
@@ -33,7 +34,7 @@ def drain(name: str, timeout: float, *, wait: bool, flags: Flags) -> None:
     \b
     Examples:
       holdfast node drain vm-7
-      holdfast node drain vm-7 --timeout 300
+      holdfast node drain vm-7 --timeout 5m
     """
     from controlplane.cli.client import Api
     from controlplane.cli.output import say, talk
@@ -49,7 +50,7 @@ def drain(name: str, timeout: float, *, wait: bool, flags: Flags) -> None:
                 return body
             if time.monotonic() >= end:
                 raise CliError(
-                    f"{name}: not done after {timeout:g} s: {said}",
+                    f"{name}: not done after {spelled(timeout)}: {said}",
                     hint="it stays out of service; `holdfast node drain` again waits on, `undrain` puts it back",
                     code=Exit.FAILED,
                 )

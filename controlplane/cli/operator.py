@@ -8,7 +8,8 @@ import click
 
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError
-from controlplane.cli.options import connected, connection, output, seconds
+from controlplane.cli.options import connected, connection, output
+from mesh.durations import DURATION
 
 
 @click.group()
@@ -25,11 +26,11 @@ def operator() -> None:
     show_default=True,
     help="A viewer reads; an admin also changes things and makes tokens.",
 )
-@click.option("--ttl", default="30d", show_default=True, help="How long the token counts; 366d at most.")
+@click.option("--ttl", type=DURATION, default="30d", show_default=True, help="How long the token counts; 366d at most.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
 @output("table", "json", "yaml")
 @connected
-def create(name: str, role: str, ttl: str, out: str, form: str, flags: Flags) -> None:
+def create(name: str, role: str, ttl: float, out: str, form: str, flags: Flags) -> None:
     r"""Make a token for the operator called NAME. It is shown once.
 
     An operator may have several tokens, so that a new one is in use before the old one ends.
@@ -43,7 +44,7 @@ def create(name: str, role: str, ttl: str, out: str, form: str, flags: Flags) ->
     from controlplane.cli.output import emit, say, talk
     from controlplane.cli.views import when
 
-    body = {"name": name, "role": role, "ttlSeconds": seconds(ttl)}
+    body = {"name": name, "role": role, "ttlSeconds": int(ttl)}
 
     async def work(api: Api) -> Any:
         return await api.call("POST", "/v1/operators", body=body)

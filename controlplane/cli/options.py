@@ -1,6 +1,5 @@
 """Options that commands share, and the few words they are resolved with."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -8,6 +7,7 @@ import click
 
 from controlplane.cli.context import Connection, Flags, from_environment
 from controlplane.cli.errors import CliError, Exit
+from mesh.durations import DURATION
 from mesh.model import KINDS, kind_named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,20 +45,20 @@ def waits(command: F) -> F:
     from functools import wraps
 
     @click.option("--wait", is_flag=True, help="Return when the change is in force at every live proxy.")
-    @click.option("--timeout", default="60s", show_default=True, help="How long to wait.")
+    @click.option("--timeout", type=DURATION, default="60s", show_default=True, help="How long to wait.")
     @click.option("--require-all", is_flag=True, help="Wait for hosts that are offline, too.")
     @wraps(command)
-    def wrapped(wait: bool, timeout: str, require_all: bool, **rest: Any) -> Any:
+    def wrapped(wait: bool, timeout: float, require_all: bool, **rest: Any) -> Any:
         if require_all and not (wait or rest.get("all_or_nothing")):
             raise click.UsageError("--require-all goes with --wait")
-        return command(patience=Patience(wait, seconds(timeout), require_all), **rest)
+        return command(patience=Patience(wait, timeout, require_all), **rest)
 
     return wrapped  # type: ignore[return-value]
 
 
 class Patience(NamedTuple):
     wait: bool
-    seconds: int
+    seconds: float
     require_all: bool
 
 
@@ -102,14 +102,3 @@ def path_of(kind: str, namespace: str, name: str) -> str:
 
 def namespace_of(kind: str, said: str, default: str) -> str:
     return (said or default) if KINDS[kind].namespaced else ""
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds(text: str) -> int:
-    """`90s`, `15m`, `24h`, `7d` or a plain number of seconds."""
-    found = re.fullmatch(r"(\d{1,9})([smhd]?)", text)
-    if not found or not int(found[1]):
-        raise click.BadParameter(f"{text!r} is not a time; write it like 90s, 15m, 24h or 7d")
-    return int(found[1]) * _UNITS[found[2] or "s"]

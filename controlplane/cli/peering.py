@@ -7,7 +7,8 @@ import click
 
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError, Exit
-from controlplane.cli.options import connected, connection, output, path_of, seconds
+from controlplane.cli.options import connected, connection, output, path_of
+from mesh.durations import DURATION, spelled
 
 SECONDS = 130.0
 """For a call that waits for the other cluster."""
@@ -23,12 +24,12 @@ def peering() -> None:
 
 
 @peering.command()
-@click.option("--ttl", default="1h", show_default=True, help="How long the token may be used.")
+@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="How long the token may be used.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
 @click.option("--for", "peer", default="", metavar="CLUSTER", help="Only this cluster may use it, also to peer anew.")
 @output("table", "json", "yaml")
 @connected
-def token(ttl: str, out: str, peer: str, form: str, flags: Flags) -> None:
+def token(ttl: float, out: str, peer: str, form: str, flags: Flags) -> None:
     r"""Make a one-time token with which another cluster becomes a peer of this one.
 
     Carry it there as the secret that it is, and give it to `holdfast peering accept`. It names this cluster, its
@@ -46,7 +47,7 @@ def token(ttl: str, out: str, peer: str, form: str, flags: Flags) -> None:
     from controlplane.cli.output import emit, say, talk
 
     async def work(api: Api) -> Any:
-        return await api.call("POST", "/v1/peering/tokens", body={"ttlSeconds": seconds(ttl), "peer": peer})
+        return await api.call("POST", "/v1/peering/tokens", body={"ttlSeconds": int(ttl), "peer": peer})
 
     answer = talk(connection(flags), work, "making a token")
     if out:
@@ -58,7 +59,7 @@ def token(ttl: str, out: str, peer: str, form: str, flags: Flags) -> None:
         emit(answer, form)
     else:
         click.echo(answer["token"])
-        say(f"for one cluster, within {ttl}. There:\n  holdfast peering accept FILE-WITH-THIS-TOKEN")
+        say(f"for one cluster, within {spelled(ttl)}. There:\n  holdfast peering accept FILE-WITH-THIS-TOKEN")
 
 
 @peering.command()

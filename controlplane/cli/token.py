@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from controlplane.cli.context import Flags
-from controlplane.cli.options import connected, connection, output, seconds
+from controlplane.cli.options import connected, connection, output
+from mesh.durations import DURATION, spelled
 
 NO_LINE = (
     "the control plane serves no distribution folder with an installer: make one with `holdfast dist build`; "
@@ -27,7 +28,7 @@ def token() -> None:
 )
 @click.option("--gate", is_flag=True, help="The host is a store gate as well.")
 @click.option("--gateway", is_flag=True, help="The host passes calls between clusters as well.")
-@click.option("--ttl", default="1h", show_default=True, help="How long the token may be used.")
+@click.option("--ttl", type=DURATION, default="1h", show_default=True, help="How long the token may be used.")
 @click.option("--out", type=click.Path(dir_okay=False), default="", help="Write the token to this file (mode 0600).")
 @click.option(
     "--service",
@@ -46,7 +47,7 @@ def create(
     identities: tuple[str, ...],
     gate: bool,
     gateway: bool,
-    ttl: str,
+    ttl: float,
     out: str,
     services: tuple[str, ...],
     address: str,
@@ -80,7 +81,7 @@ def create(
         "node": node,
         "identities": list(identities),
         "roles": ["agent", *(["gate"] if gate else []), *(["gateway"] if gateway else [])],
-        "ttlSeconds": seconds(ttl),
+        "ttlSeconds": int(ttl),
     }
 
     async def work(api: Api) -> Any:
@@ -112,7 +113,7 @@ def create(
         emit(answer, form)
     else:
         click.echo(answer["token"])
-        say(f"for {node}, once, within {ttl}. On the host:")
+        say(f"for {node}, once, within {spelled(ttl)}. On the host:")
         say("  holdfast-agent join --config /etc/holdfast/agent.yaml --token-file FILE-WITH-THIS-TOKEN")
         if "line" in answer:
             say(f"or, on a bare host with Python and nothing else, as root, this one line:\n\n{answer['line']}\n")

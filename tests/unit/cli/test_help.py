@@ -12,6 +12,7 @@ from agent.hostd.cli import COMMANDS as HELPER
 from agent.hostd.cli import main as helper
 from controlplane.cli.main import main as holdfast
 from controlplane.main import main as controlplane
+from mesh.durations import Duration
 
 PROGRAMS = {"holdfast": holdfast, "holdfast-agent": agent, "holdfast-controlplane": controlplane}
 
@@ -51,6 +52,17 @@ def test_each_option_is_described(path, command):
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, option.opts
+
+
+TIMES = {"--timeout", "--ttl"}
+
+
+@pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
+def test_times_are_spelled_alike_in_all_programs(path, command):
+    del path
+    for option in command.params:
+        if TIMES & set(option.opts) or any("seconds" in name for name in option.opts):
+            assert isinstance(option.type, Duration), option.opts
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in HELPER.items() for name in names])

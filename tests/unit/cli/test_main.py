@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.main import COMMANDS, main
-from controlplane.cli.options import seconds
 
 
 def run(*arguments: str, **env: str):
@@ -63,17 +62,6 @@ def test_errors_go_to_stderr_with_what_where_and_what_next():
     result = run("get", "servics", "--addr", "127.0.0.1:1")
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
-
-
-@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), ("5", 5)])
-def test_times(text, value):
-    assert seconds(text) == value
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "1w", "h", "1h30m"])
-def test_what_is_no_time(text):
-    with pytest.raises(click.BadParameter):
-        seconds(text)
 
 
 def test_help_imports_no_network_nor_drawing_library():
