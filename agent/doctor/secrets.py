@@ -19,11 +19,12 @@ GONE = "[removed]"
 
 _NAMES = re.compile(
     r"((pass(word|wd|phrase|code)|secret|token|credential|api[-_]?key|private[-_]?key|key[-_]?pem|cookie|authorization"
-    r"|session[-_]?(id|key)|x-(.*-)?(auth|key)|hmac|ticket[-_]?key|signing[-_]?key|access[-_]?key)[a-z0-9]*"
-    r"|((?<![a-z])pass|(?-i:Pass)|pwd)[0-9]*)$",
+    r"|session[-_]?(id|key)|x-(.*-)?(auth|key)|hmac|(?<![a-z])psk"
+    r"|(ticket|signing|access|encryption|master|shared|account)[-_]?key)[a-z0-9]*([-_](key|id|base|value|v?[0-9]+))*"
+    r"|((?<![a-z])pass|(?-i:Pass)|pwd)([-_]?[0-9])*)$",
     re.IGNORECASE,
 )
-"""A name that ends so is of a secret: `clientSecret`, `X-Vault-Token`, `Set-Cookie`."""
+"""A name that ends so is of a secret: `clientSecret`, `X-Vault-Token`, `Set-Cookie`, `SECRET_KEY_BASE`, `token_2`."""
 
 _HARMLESS = re.compile(r"(^|[-_.])(token[-_]?file|secret[-_]?name|dynamic.*secrets|static.*secrets)$", re.IGNORECASE)
 
@@ -35,11 +36,14 @@ _WORD = r"[^\s'\",;&\\]+"
 _VALUE = rf"""(?:"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|\\+["'][^"'\n]*|{_WORD})"""
 """In quotes, also in escaped ones (JSON within a text): all that they hold. Else one word."""
 _IS = r"\\*['\"]?\s*[:=]\s*"
+_KEYS = ("api", "access", "private", "signing", "encryption", "master", "shared", "account")
 _CALLED = (
     *("password", "passwd", "passphrase", "secret", "token", "credential"),
-    *("apikey", "api-key", "api_key", "accesskey", "access-key", "access_key"),
+    *(f"{kind}{joint}key" for kind in _KEYS for joint in ("", "-", "_")),
 )
 _ANY = "|".join(_CALLED)
+_MORE = r"[a-z0-9]*(?:[-_](?:key|id|base|value|v?[0-9]+))*"
+"""What may follow: `SECRET_KEY_BASE`, `secret_id`, `token_2`."""
 _SHORT_CALLED = ("pass", "pwd")
 """So short that a name has to end with them: `DB_PASS`, not `passed`."""
 _ISSUED = ("glpat-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "xox")
@@ -60,9 +64,9 @@ _LOOKS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         rf"\1\2{GONE}",
     ),
     (("://",), re.compile(r"(://)[^\s/@:'\"]*:[^\s/@'\"]+@"), rf"\1{GONE}@"),
-    (_CALLED, re.compile(rf"(?i)((?:{_ANY})[a-z0-9]*{_IS}){_VALUE}"), rf"\1{GONE}"),
-    (_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--?[a-z0-9-]{{0,40}}?(?:{_ANY})\s+){_VALUE}"), rf"\1{GONE}"),
-    (_SHORT_CALLED, re.compile(rf"(?i)((?:(?<![a-z])pass|pwd)[0-9]*{_IS}){_VALUE}"), rf"\1{GONE}"),
+    (_CALLED, re.compile(rf"(?i)((?:{_ANY}){_MORE}{_IS}){_VALUE}"), rf"\1{GONE}"),
+    (_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--?[a-z0-9-]{{0,40}}?(?:{_ANY}){_MORE}\s+){_VALUE}"), rf"\1{GONE}"),
+    (_SHORT_CALLED, re.compile(rf"(?i)((?:(?<![a-z])pass|pwd)(?:_?[0-9])*{_IS}){_VALUE}"), rf"\1{GONE}"),
     (_SHORT_CALLED, re.compile(rf"(?i)((?<![^\s'\"])--(?:[a-z0-9]+-)?(?:pass|pwd)\s+){_VALUE}"), rf"\1{GONE}"),
     (("-u", "--user"), re.compile(rf"((?<![^\s'\"])(?:-u|--user)[\s=]['\"]?){_WORD}:{_WORD}"), rf"\1{GONE}"),
     (("signature=", "sig="), re.compile(rf"(?i)((?:signature|[?&]sig)=){_WORD}"), rf"\1{GONE}"),
