@@ -112,5 +112,8 @@ class Alone:
     def describe_backup(self, **more: str) -> None:
         """Its backup.json, of the files that are in it."""
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.backup.iterdir()}
+        files = {name: digest for name, digest in files.items() if not name.startswith("backup.json")}
         what = {"format": 1, "trustDomain": "mesh.example", "cluster": "default", "created": "now", **more}
-        (self.backup / "backup.json").write_text(json.dumps({**what, "sha256": files}))
+        said = json.dumps({**what, "sha256": files})
+        (self.backup / "backup.json").write_text(said)
+        keep(self.backup / "backup.json.vault", said)

@@ -1,5 +1,6 @@
 """What a play says to an operator who forgot something, or said something else than meant. No host is reached."""
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.constants import DEFAULT_VAULT_ID_MATCH
+from ansible.parsing.vault import VaultLib, VaultSecret
 
 from tests.support.collection import ROOT, ansible
 
@@ -20,6 +23,7 @@ all:
     holdfast_controlplane: {hosts: {cp-1: {ansible_host: 127.0.0.1}}}
     holdfast_agent: {hosts: {web-1: {ansible_host: 127.0.0.2}}}
 """
+PLAYBOOKS = ROOT / "ansible/playbooks"
 PASSWORD = "as long as it must be"
 
 
@@ -40,13 +44,8 @@ def play(folder: Path, name: str, *words: str, password: str = PASSWORD) -> str:
 
 def keep(folder: Path, name: str, text: str, password: str = PASSWORD) -> None:
     """As the roles keep it."""
-    task = {
-        "content": f"{{{{ {text!r} | ansible.builtin.vault({password!r}) | b64encode }}}}",
-        "dest": str(folder / name),
-    }
-    plays = [{"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.copy": task}]}]
-    (folder / "keep.yml").write_text(json.dumps(plays))
-    assert ansible(folder, "ansible-playbook", "keep.yml").returncode == 0
+    vault = VaultLib([(DEFAULT_VAULT_ID_MATCH, VaultSecret(password.encode()))])
+    (folder / name).write_bytes(base64.b64encode(vault.encrypt(text)))
 
 
 @pytest.mark.parametrize("name", ["backup", "remove_hosts", "restore"])
@@ -74,7 +73,9 @@ def back_up(folder: Path, **more: Any) -> None:
         keep(folder, "backups/one/store.ndjson.vault", "{}")
     files = {store.name: hashlib.sha256(store.read_bytes()).hexdigest()}
     what = {"format": 1, "trustDomain": "mesh.example", "cluster": "default", "created": "now", "sha256": files}
-    (backup / "backup.json").write_text(json.dumps({**what, **more}))
+    said = json.dumps({**what, **more})
+    (backup / "backup.json").write_text(said)
+    keep(folder, "backups/one/backup.json.vault", said)
 
 
 RESTORE = ("restore", "-e", "holdfast_backup=backups/one")
@@ -100,6 +101,43 @@ def test_a_backup_without_a_store_or_with_files_elsewhere_is_none(folder: Path):
     for listed in ({}, {"store.ndjson.vault": "", "../inventory.yml": ""}):
         back_up(folder, sha256=listed)
         assert "files that no backup has" in play(folder, *RESTORE)
+
+
+def test_a_backup_is_bound_to_its_password_with_what_is_in_clear_in_it(folder: Path):
+    """Whoever can write there could have operators and etcd trust a CA of his own."""
+    backup = folder / "backups/one"
+    back_up(folder)
+    (backup / "ca.pem").write_text("somebody's")
+    what = json.loads((backup / "backup.json").read_text())
+    what["sha256"]["ca.pem"] = hashlib.sha256(b"somebody's").hexdigest()
+    (backup / "backup.json").write_text(json.dumps(what))
+    assert "is not what holdfast.mesh.backup wrote there" in play(folder, *RESTORE)
+    (backup / "backup.json.vault").unlink()
+    assert "is not what holdfast.mesh.backup wrote there" in play(folder, *RESTORE)
+
+
+def test_what_the_play_writes_of_a_backup_is_what_restore_believes(folder: Path):
+    """The end of `backup`, without a mesh: what it says of the files, kept twice."""
+    back_up(folder)
+    backup = folder / "backups/one"
+    for path in backup.glob("backup.json*"):
+        path.unlink()
+    (book,) = [p for p in yaml.safe_load((PLAYBOOKS / "backup.yml").read_text()) if p["name"] == "A backup"]
+    names = [task["name"] for task in book["tasks"]]
+    tasks = book["tasks"][names.index("Find all that was kept") :]
+    for task in tasks:
+        if file := task.get("ansible.builtin.include_tasks"):
+            task["ansible.builtin.include_tasks"] = str(PLAYBOOKS / file)
+    head = {"trustDomain": "mesh.example", "cluster": "default", "revision": 7}
+    known = {"__backup_folder": str(backup), "__backup_head": head, "__backup_foot": {"keys": 3}}
+    role = {"ansible.builtin.import_role": {"name": "holdfast.mesh.common", "tasks_from": "known"}}
+    plays = [{"hosts": "cp-1", "gather_facts": False, "vars": known, "tasks": [role, *tasks]}]
+    (folder / "end.yml").write_text(json.dumps(plays))
+    more = {"HOLDFAST_SECRETS_PASSWORD": PASSWORD}
+    done = ansible(folder, "ansible-playbook", "-i", "inventory.yml", "end.yml", more=more)
+    assert done.returncode == 0, done.stdout
+    assert {path.name for path in backup.iterdir()} == {"backup.json", "backup.json.vault", "store.ndjson.vault"}
+    assert "makes an empty one" in play(folder, *RESTORE)
 
 
 def test_a_restore_leaves_no_host_out(folder: Path):
