@@ -1,7 +1,8 @@
 """One per host: watch -> World -> project -> compile -> Snapshot -> ADS -> Envoy.
 
 Beginning:
-    main, cli    the command line                               settings     agent.yaml
+    main, cli    the command line; `servicing`, a part; `asking`, what commands share
+    settings     agent.yaml
     start        settings -> daemon                             daemon       composition root; `assembly`, what it makes
     notify       words for systemd                              leaving      `holdfast-agent leave`
 Deciding:

@@ -28,6 +28,10 @@ class AdminError(Exception):
     """The agent cannot be asked, or refused; with what to do about it."""
 
 
+class NoAgentError(AdminError):
+    """Nobody listens there."""
+
+
 class Asked(msgspec.Struct):
     do: str
     what: str = ""
@@ -98,7 +102,7 @@ async def ask(path: Path, do: str, what: str = "", *, timeout: float = 20.0) -> 
             finally:
                 writer.close()
     except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise AdminError(f"no agent listens at {path}; is `holdfast-agent run` running on this host?") from exc
+        raise NoAgentError(f"no agent listens at {path}; is `holdfast-agent run` running on this host?") from exc
     except PermissionError as exc:
         raise AdminError(f"{path} may not be opened by this user; ask as the user the agent runs as") from exc
     except (OSError, TimeoutError, msgspec.MsgspecError) as exc:

@@ -4,31 +4,17 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from agent.asking import asked, config_option, output_option, settings_of
 from agent.doctor.commands import debug, doctor
-from agent.settings import DEFAULT_PATH, Settings, SettingsError, load
+from agent.servicing import WAITS, drain, service, undrain
+from agent.settings import DEFAULT_PATH, Settings
 from agent.start import start
-from mesh.durations import DURATION, Duration, spelled
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="The agent's settings.",
-)
-output_option = click.option(
-    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
-)
-
-
-LOOK_SECONDS = 0.2
-WAITS = Duration(zero=True)
 
 
 @click.group(
@@ -38,13 +24,6 @@ WAITS = Duration(zero=True)
 @click.version_option(package_name="holdfast", prog_name="holdfast-agent")
 def main() -> None:
     """The per-host agent of the Holdfast service mesh."""
-
-
-def _settings(path: Path) -> Settings:
-    try:
-        return load(path)
-    except SettingsError as exc:
-        raise click.ClickException(str(exc)) from exc
 
 
 @main.command()
@@ -65,7 +44,7 @@ def join(config: Path, token: str | None, token_file: Path | None, *, force: boo
     from agent.identity import join as joining
     from agent.state import Disk
 
-    settings = _settings(config)
+    settings = settings_of(config)
     if fault := addresses.fault(settings, addresses.own(), addresses.here):
         raise click.ClickException(fault)
     disk = Disk(settings.data)
@@ -118,7 +97,7 @@ def check(file: Path) -> None:
       holdfast-agent check                       the settings of this host
       holdfast-agent check new.yaml              before it takes their place
     """
-    _settings(file)
+    settings_of(file)
     click.echo(f"{file} is fine")
 
 
@@ -133,7 +112,7 @@ def status(config: Path, output: str) -> None:
       holdfast-agent status
       holdfast-agent status -o json | jq .problems
     """
-    body = _ask(config, "status")
+    body = asked(config, "status")
     click.echo(json.dumps(body, indent=2) if output == "json" else _text(body))
 
 
@@ -151,7 +130,7 @@ def history(config: Path, output: str) -> None:
       holdfast-agent history
       holdfast-agent history -o json | jq '.entries[] | select(.changes[].after == null)'
     """
-    body = _ask(config, "history")
+    body = asked(config, "history")
     click.echo(json.dumps(body, indent=2) if output == "json" else "\n".join(_lines(body)))
 
 
@@ -166,7 +145,7 @@ def reload(config: Path) -> None:
     Example:
       holdfast-agent reload
     """
-    body = _ask(config, "reload")
+    body = asked(config, "reload")
     click.echo(f"services: {', '.join(body['services']) or 'none'}")
     for problem in body["problems"]:
         click.echo(f"problem: {problem}", err=True)
@@ -183,122 +162,7 @@ def release(config: Path) -> None:
     Example:
       holdfast-agent status && holdfast-agent release
     """
-    click.echo(f"released {_ask(config, 'release')['released']} deletions")
-
-
-wait_options = (
-    click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left."),
-    click.option("--timeout", type=WAITS, default="30s", show_default=True, help="How long; then status 1."),
-)
-
-
-def _waits(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(wait_options):
-        command = option(command)
-    return command
-
-
-@main.command()
-@config_option
-@_waits
-@click.option("--end", is_flag=True, help="Then deregister, and end Envoy and the agent.")
-def drain(config: Path, timeout: float, *, wait: bool, end: bool) -> None:
-    """Take this host out of service (maintenance): callers leave, what is under way finishes, Envoy and agent go on.
-
-    It holds until `undrain`, also over restarts. Calls that this host makes itself go on.
-
-    \b
-    Examples:
-      holdfast-agent drain                       before work on the host
-      holdfast-agent drain --timeout 5m          for long requests
-      holdfast-agent drain --no-wait
-    """
-    _ask(config, "drain")
-    done = not wait or _departed(config, "", timeout)
-    if end:
-        _ask(config, "leave")
-        click.echo("deregistered; Envoy and the agent end")
-    if not done:
-        sys.exit(1)
-
-
-@main.command()
-@config_option
-def undrain(config: Path) -> None:
-    """Put this host back into service: what is healthy is called again.
-
-    \b
-    Example:
-      holdfast-agent undrain
-    """
-    for name, health in _ask(config, "undrain")["services"].items():
-        click.echo(f"{name}: {health}")
-
-
-@main.group()
-def service() -> None:
-    """Take one local service out of service and back; tie it to its systemd unit."""
-
-
-@service.command("stop")
-@config_option
-@click.argument("name")
-@_waits
-def stop_service(config: Path, name: str, timeout: float, *, wait: bool) -> None:
-    """Let a service's callers leave, before it is stopped.
-
-    It is *draining* until `service start`; when this returns, no request is under way and none comes any more.
-
-    \b
-    Examples:
-      holdfast-agent service stop web
-      holdfast-agent service stop web.shop --timeout 90s
-    """
-    _ask(config, "drain", name)
-    if wait and not _departed(config, name, timeout):
-        sys.exit(1)
-
-
-@service.command("start")
-@config_option
-@click.argument("name")
-def start_service(config: Path, name: str) -> None:
-    """Let a service be called again, as soon as its health check says that it is healthy.
-
-    \b
-    Examples:
-      holdfast-agent service start web
-      holdfast-agent service start web.shop
-    """
-    for found, health in _ask(config, "undrain", name)["services"].items():
-        click.echo(f"{found}: {health}")
-
-
-@service.command("hook")
-@config_option
-@click.argument("name")
-@click.option("--unit", required=True, help="The service's own unit.")
-@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long callers have to leave.")
-@click.option("--write", is_flag=True, help="Write it to /etc/systemd/system/<unit>.d/, and reload systemd.")
-def hook_service(config: Path, name: str, unit: str, timeout: float, *, write: bool) -> None:
-    """Print or write the drop-in that ties a service's unit to its registration.
-
-    With it, `systemctl restart` of the unit fails no request: callers leave first, and come back when it is healthy.
-    Where the agent is down the unit starts and stops all the same.
-
-    \b
-    Examples:
-      holdfast-agent service hook web --unit web.service
-      holdfast-agent service hook web.shop --unit web.service --write
-    """
-    from agent import unithook
-
-    try:
-        text = unithook.render(name, unit, timeout, unithook.own_stops(unit), config)
-        where = unithook.write(unit, text) if write else None
-    except unithook.HookError as exc:
-        raise click.ClickException(str(exc)) from exc
-    click.echo(f"written: {where}" if where else text, nl=where is not None)
+    click.echo(f"released {asked(config, 'release')['released']} deletions")
 
 
 @main.group()
@@ -315,24 +179,8 @@ def upgrade(config: Path) -> None:
     Example:
       ln -sfn 1.40.1 /opt/holdfast/envoy/current && holdfast-agent envoy upgrade
     """
-    body = _ask(config, "envoy-restart", timeout=90)
+    body = asked(config, "envoy-restart", timeout=90)
     click.echo(f"envoy {body['before']} -> {body['now']}, epoch {body['epoch']}")
-
-
-def _departed(config: Path, what: str, timeout: float) -> bool:
-    """Tell how far it is, until callers have left or time is over."""
-    end, said = time.monotonic() + timeout, ""
-    while True:
-        body = _ask(config, "drained", what)
-        if body["words"] != said:
-            said = body["words"]
-            click.echo(f"{body['what']}: {said}")
-        if body["done"]:
-            return True
-        if time.monotonic() >= end:
-            click.echo(f"{body['what']}: not done after {spelled(timeout)}; it stays out of service", err=True)
-            return False
-        time.sleep(LOOK_SECONDS)
 
 
 @main.command()
@@ -364,18 +212,8 @@ def leave(*, keep_config: bool, timeout: float) -> None:
         raise click.ClickException(str(exc)) from exc
 
 
-main.add_command(doctor)
-main.add_command(debug)
-
-
-def _ask(config: Path, do: str, what: str = "", timeout: float = 20.0) -> Any:
-    from agent.admin import AdminError, ask
-
-    settings = _settings(config)
-    try:
-        return asyncio.run(ask(settings.admin_socket, do, what, timeout=timeout))
-    except AdminError as exc:
-        raise click.ClickException(str(exc)) from exc
+for command in (drain, undrain, service, doctor, debug):
+    main.add_command(command)
 
 
 def _lines(history: dict[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ It is the host's own word, so it survives restarts and holds without a control p
 as *draining*: callers leave it, and what is under way ends by itself.
 """
 
+import os
 from pathlib import Path
 
 from mesh import codec
@@ -46,3 +47,26 @@ def save(folder: Path, drained: Drained) -> None:
     temporary = folder / (FILE + ".new")
     temporary.write_bytes(codec.encode_struct(drained))
     temporary.replace(folder / FILE)
+
+
+def end_kept(folder: Path, what: str) -> None:
+    """On disk, where no agent runs that could be told. By name, with or without its namespace.
+
+    As the folder's owner, whoever this is: what lies in it is that user's, links included.
+    """
+    try:
+        owner = folder.stat()
+    except OSError:
+        return
+    if os.geteuid() == 0:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    try:
+        held = load(folder)
+        meant = [name for name in held.services if what in {name, name.partition(".")[0]}]
+        if len(meant) == 1:
+            save(folder, held.end(meant[0]))
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+            os.setegid(0)

@@ -8,18 +8,8 @@ from pathlib import Path
 
 import click
 
-from agent.settings import DEFAULT_PATH
+from agent.asking import config_option, output_option
 
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="The agent's settings.",
-)
-output_option = click.option(
-    "-o", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of output."
-)
 MARKS = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
 
 

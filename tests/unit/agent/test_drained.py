@@ -1,10 +1,13 @@
 """What is out of service: kept on disk, service by service or the whole host; and the drop-in of a service's unit."""
 
+import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from agent import drained, unithook
+from agent import drained, servicing, unithook
+from agent.cli import main
 from agent.drained import Drained
 
 CONFIG = Path("/etc/holdfast/agent.yaml")
@@ -70,3 +73,37 @@ def test_the_units_own_commands_are_found_and_ours_are_not():
 def test_what_would_break_a_unit_file_is_refused(name, unit, timeout, config):
     with pytest.raises(unithook.HookError):
         unithook.render(name, unit, timeout, (), config)
+
+
+def test_a_unit_that_starts_while_no_agent_runs_is_not_drained_for_good(tmp_path, monkeypatch):
+    """`systemctl stop` with an agent, `start` without one: the next agent has to find it in service."""
+    monkeypatch.setattr(servicing, "LATE_SECONDS", 0.3)
+    config = tmp_path / "agent.yaml"
+    config.write_text(f"{{node: vm1, address: 127.0.0.1, runDir: {tmp_path / 'run'}, dataDir: {tmp_path / 'data'}}}\n")
+    data = tmp_path / "data"
+    drained.save(data, Drained().begin("api.shop", 5).begin("web.shop", 5).begin("", 7))
+    done = CliRunner().invoke(main, ["service", "start", "web", "--config", str(config)])
+    assert done.exit_code == 0, done.output
+    assert "will find web in service" in done.output
+    assert drained.load(data) == Drained(host=7, services={"api.shop": 5})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder to another user")
+def test_what_root_takes_back_is_the_agents_and_follows_no_link(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    data, precious = tmp_path / "data", tmp_path / "precious"
+    drained.save(data, Drained().begin("web.shop", 5))
+    precious.write_text("precious")
+    precious.chmod(0o600)
+    (data / "drained.json.new").symlink_to(precious)
+    os.chown(data, 65534, 65534)
+    os.chown(data / drained.FILE, 65534, 65534)
+    with pytest.raises(PermissionError):
+        drained.end_kept(data, "web")
+    assert precious.read_text() == "precious"
+    assert os.geteuid() == 0
+    (data / "drained.json.new").unlink()
+    drained.end_kept(data, "web")
+    assert drained.load(data) == Drained()
+    assert (data / drained.FILE).stat().st_uid == 65534
