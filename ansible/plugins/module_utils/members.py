@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("region", "zone", "subzone")
 """Of a locality, `region[/zone[/subzone]]`."""
+ANSIBLES = frozenset({"all", "ungrouped", "localhost"})
+"""Names by which Ansible means something else: what plays do on the controller would be done on such a node."""
 
 
 @dataclass
@@ -56,6 +58,9 @@ def members_of(documents: Mapping[str, Mapping[str, Any]], prefix: str) -> Membe
         groups.service(service)
     for node in sorted(documents["nodes"]["items"], key=lambda node: str(node["metadata"]["name"])):
         name = node["metadata"]["name"]
+        if name in ANSIBLES:
+            found.warnings.append(f"the node {name} is left out: Ansible means something else by this name")
+            continue
         host = host_of(node, proxies.get(name, {}), runs.get(name, ()))
         found.hosts.append(host)
         groups.sort(host)

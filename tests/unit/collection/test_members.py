@@ -102,6 +102,14 @@ def test_two_things_in_one_group_are_told(members):
     assert "mesh_label_a_b_c" in found.warnings[0]
 
 
+def test_no_node_takes_a_name_by_which_ansible_means_something_else(members):
+    """What plays delegate to localhost, secrets among it, would go to the node of that name."""
+    found = members(nodes=[node("localhost"), node("all"), node("db")])
+    assert [host.name for host in found.hosts] == ["db"]
+    assert found.groups["mesh_nodes"] == ["db"]
+    assert "localhost is left out" in " ".join(found.warnings)
+
+
 def test_what_cannot_be_read_is_told_and_hides_nobody(members, plugin):
     whole = documents(nodes=[node("db")], unreachable=["cp-2"])
     whole["nodes"]["bad"] = [{"key": "nodes/web", "reason": "not an object"}]
