@@ -194,6 +194,21 @@ def test_no_planted_secret_is_in_it(planted, tmp_path):
     assert set(found) == {name for name, state in states.items() if state != "missing"} | {"index.json"}
 
 
+def test_a_link_in_envoys_folder_leads_to_nobody_elses_file(planted, tmp_path):
+    """That folder is Envoy's user's; who makes the dump is root."""
+    precious = tmp_path / "shadow"
+    precious.write_text('{"root": "a line of the shadow file"}')
+    record = planted.run / "envoy.json"
+    record.unlink()
+    record.symlink_to(precious)
+    out = tmp_path / "x.tar.gz"
+    assert dump(planted, out).exit_code == 0
+    found = members(out)
+    states = {part["file"]: part["state"] for part in json.loads(found["index.json"])["parts"]}
+    assert states["envoy/launcher.json"] == "missing"
+    assert not [name for name, raw in found.items() if b"shadow file" in raw]
+
+
 def test_nobody_else_may_read_it_and_nothing_is_overwritten(planted, tmp_path):
     out = tmp_path / "x.tar.gz"
     before = os.umask(0)
