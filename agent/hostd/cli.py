@@ -112,7 +112,8 @@ def _text(group: str, answer: dict[str, Any]) -> str:
     lines = (
         [] if group == "capture" else [f"names and redirection: {'in force' if answer['applied'] else 'NOT in force'}"]
     )
-    lines.append(f"capture: {answer['capture']}{left}")
+    before = ", and the one that was confirmed before is in force" if answer.get("before") else ""
+    lines.append(f"capture: {answer['capture']}{left}{before}")
     if "alive" in answer:
         past = f"reach who listens on 0.0.0.0 ({answer['sink']})" if answer["sink"] else "go nowhere"
         lines.append(f"calls by name while the rules are away: {past}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.hostd import arming, kernel, ruleset, system
-from agent.hostd.arming import Arming
+from agent.hostd.arming import Arming, State
 from agent.hostd.kernel import NftError
 from agent.hostd.ruleset import Resolved, Spared
 from agent.hostd.system import Places
@@ -17,6 +17,9 @@ ENVOY_READY = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
 """Envoy answers no HTTP/1.0."""
 LOOK_TURNS = 5
 """Every so many turns: is our table still there, and do agent and Envoy live?"""
+
+LAPSE_SECONDS = 3
+"""After which the kernel undoes what nobody confirmed, should no helper live that does so: two turns, and a rest."""
 
 
 class DeniedError(Exception):
@@ -66,7 +69,9 @@ class Keeper:
             return
         ticked = arming.tick(self._arming, now)
         if ticked != self._arming:
-            say("capture was not confirmed in time and is undone")
+            before = arming.in_force(ticked, self._wanted)[0] == "confirmed"
+            then = "; the one that was confirmed before is in force again" if before else ""
+            say(f"capture was not confirmed in time and is undone{then}")
             self.move(ticked, now)
             return
         if self._stamps != self._stamps_now():
@@ -74,7 +79,7 @@ class Keeper:
         if self._turns % LOOK_TURNS:
             return
         self._mend(now)
-        if not self.look(now) and self._arming.state == "confirmed" and self.alive():
+        if not self.look(now) and self._in_force()[0] == "confirmed" and self.alive():
             self._nft(ruleset.renew())
 
     def _mend(self, now: float) -> None:
@@ -120,8 +125,9 @@ class Keeper:
 
     def alive(self) -> bool:
         """The agent and Envoy answer (a stopped process still listens), and Envoy listens where traffic is sent to."""
-        needed = {caller.port for caller in self._wanted.callers} if self._wanted.outbound else set()
-        needed |= {self._spared.mtls_port} if self._wanted.inbound else set()
+        wanted = self._in_force()[1]
+        needed = {caller.port for caller in wanted.callers} if wanted.outbound else set()
+        needed |= {self._spared.mtls_port} if wanted.inbound else set()
         return (
             needed <= system.listening_ports()
             and system.answers(self._places.agent_socket, b'{"do":"ping"}\n')
@@ -164,7 +170,8 @@ class Keeper:
 
     def _capture(self, now: float) -> dict[str, Any]:
         left = {"secondsLeft": round(max(0.0, self._arming.until - now), 1)} if self._arming.state == "armed" else {}
-        return {"capture": self._arming.state, **left}
+        before = {"before": True} if self._in_force()[0] != self._arming.state else {}
+        return {"capture": self._arming.state, **left, **before}
 
     # --- how it is put in force ---
 
@@ -205,12 +212,17 @@ class Keeper:
         return mark
 
     def _render(self, mark: str, now: float) -> str:
-        text = ruleset.render(self._wanted, self._resolved, self._arming, self._spared, mark)
-        if self._arming.state == "armed":
-            return text + ruleset.renew(max(1, int(self._arming.until - now)))
-        if self._arming.state == "confirmed" and self.alive():
+        state, wanted = self._in_force()
+        text = ruleset.render(wanted, self._resolved, state, self._spared, mark)
+        if state == "armed":
+            # A helper that lives undoes it first, and has what was confirmed before in its place in the same moment.
+            return text + ruleset.renew(max(1, int(self._arming.until - now) + LAPSE_SECONDS))
+        if state == "confirmed" and self.alive():
             return text + ruleset.renew()
         return text
+
+    def _in_force(self) -> tuple[State, Wanted]:
+        return arming.in_force(self._arming, self._wanted)
 
     def _stamps_now(self) -> tuple[int, ...]:
         resolved, _ = system.resolve(self._wanted.callers, self._places.cgroups)

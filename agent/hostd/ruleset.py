@@ -12,7 +12,7 @@ and Envoy answer; with helper, agent and Envoy all killed, the kernel drops the 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 
-from agent.hostd.arming import Arming
+from agent.hostd.arming import State
 from agent.hostd.wanted import VIRTUAL, Caller, Wanted
 
 TABLE = "inet holdfast"
@@ -45,9 +45,9 @@ class Spared:
     mtls_port: int = 15443
 
 
-def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, mark: str) -> str:
+def render(wanted: Wanted, callers: tuple[Resolved, ...], state: State, spared: Spared, mark: str) -> str:
     """Text for `nft -f -`. `mark` names this very content, as a chain of that name."""
-    capturing = arming.state in {"armed", "confirmed"} and wanted.captures
+    capturing = state in {"armed", "confirmed"} and wanted.captures
     lines = [
         f"table {TABLE} {{}}",
         f"delete table {TABLE}",
@@ -57,9 +57,9 @@ def render(wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared
         "  }",
         "  set alive { type inet_proto; flags timeout; }",
         *_names(wanted, callers, spared, capturing=capturing),
-        *_refuse(wanted, callers, arming, spared, capturing=capturing),
+        *_refuse(wanted, callers, state, spared, capturing=capturing),
         *_outside(callers),
-        *(_closed(wanted, arming, spared) if capturing else ()),
+        *(_closed(wanted, state, spared) if capturing else ()),
         "}",
     ]
     return "\n".join(lines) + "\n"
@@ -101,7 +101,7 @@ def _names(wanted: Wanted, callers: tuple[Resolved, ...], spared: Spared, *, cap
 
 
 def _refuse(
-    wanted: Wanted, callers: tuple[Resolved, ...], arming: Arming, spared: Spared, *, capturing: bool
+    wanted: Wanted, callers: tuple[Resolved, ...], state: State, spared: Spared, *, capturing: bool
 ) -> list[str]:
     lines = [
         "  chain refuse {",
@@ -113,7 +113,7 @@ def _refuse(
     if ports:
         listeners = f"ip daddr 127.0.0.0/8 tcp dport {_set(ports)} ct direction original"
         lines.append(f"    {listeners} ct status & dnat == 0 counter reject with tcp reset")
-    if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and arming.state == "confirmed":
+    if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and state == "confirmed":
         lines += _exempt(wanted, spared)
         lines.append(f"    ip daddr {_networks(wanted.outbound.ranges)} meta l4proto tcp goto unserved")
     lines.append("  }")
@@ -137,14 +137,14 @@ def _outside(callers: tuple[Resolved, ...]) -> list[str]:
     ]
 
 
-def _closed(wanted: Wanted, arming: Arming, spared: Spared) -> list[str]:
+def _closed(wanted: Wanted, state: State, spared: Spared) -> list[str]:
     if wanted.inbound is None:
         return []
     ports = [port for port in wanted.inbound.ports if port not in {*spared.ssh_ports, spared.mtls_port, *_DNS_DHCP}]
     if not ports:
         return []
     # What was confirmed and is to fail closed asks nobody whether the mesh lives: the port is loopback's for good.
-    always = wanted.inbound.on_failure == "closed" and arming.state == "confirmed"
+    always = wanted.inbound.on_failure == "closed" and state == "confirmed"
     return [
         "  chain closed {",
         "    type filter hook input priority 0; policy accept;",

@@ -290,6 +290,7 @@ def restore(places: Places) -> tuple[Wanted, Arming]:
     try:
         body = json.loads((places.state / STATE_FILE).read_text())
         held = body["arming"]
-        return parse_wanted(body["wanted"]), Arming(confirmed=str(held["confirmed"]), refused=str(held["refused"]))
+        confirmed, stands, refused = str(held["confirmed"]), str(held.get("stands", "")), str(held["refused"])
+        return parse_wanted(body["wanted"]), Arming(confirmed=confirmed, stands=stands, refused=refused)
     except (OSError, ValueError, KeyError, TypeError, RefusedError):
         return Wanted(), Arming()

@@ -124,6 +124,32 @@ def test_only_a_new_ssh_connection_confirms(pair):
     assert host.apply(outbound())["capture"] == "reverted"
 
 
+def test_a_change_that_nobody_confirms_opens_no_port_that_was_closed(pair):
+    host, far = pair
+    host.mesh(15101, 15443)
+    host.peers("tcp:0.0.0.0:8081", "tcp:0.0.0.0:8082")
+    host.start_helper("--confirm-seconds=4")
+    host.apply(Wanted(inbound=Inbound((8081,), "closed")))
+    assert host.over_ssh("confirm")["capture"] == "confirmed"
+    more = Wanted(inbound=Inbound((8081, 8082), "closed"))
+    assert host.apply(more)["capture"] == "armed"
+    assert far.call(HERE, 8082) == "ConnectionRefusedError"
+    while host.ask("status")["capture"] == "armed":
+        assert far.call(HERE, 8081) == "ConnectionRefusedError"  # at no moment open
+    assert host.ask("status")["before"] is True
+    assert far.call(HERE, 8082) == "0.0.0.0:8082"
+    assert far.call(HERE, 8081) == "ConnectionRefusedError"
+    host.helper.kill()
+    host.helper.wait()
+    host.run("nft", "flush", "ruleset")
+    host.start_helper("--confirm-seconds=4")  # a boot knows it, too
+    assert host.apply(more)["capture"] == "reverted"
+    assert far.call(HERE, 8081) == "ConnectionRefusedError"
+    assert far.call(HERE, 8082) == "0.0.0.0:8082"
+    host.ask("off")
+    assert far.call(HERE, 8081) == "0.0.0.0:8081"
+
+
 def test_a_word_that_cannot_be_remembered_says_so_until_it_is(pair):
     """`capture off` is for good: with a full disk it is not."""
     host, _ = pair

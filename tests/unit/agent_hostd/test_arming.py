@@ -1,8 +1,10 @@
 """Capture is armed first, and undone unless somebody comes in by a new connection."""
 
+from dataclasses import replace
+
 from agent.hostd import arming
 from agent.hostd.arming import ARMED_SECONDS, Arming
-from agent.hostd.wanted import Inbound, Outbound, Wanted
+from agent.hostd.wanted import Inbound, Name, Outbound, Wanted
 
 FIRST = Wanted(outbound=Outbound(("10.0.0.0/8",)))
 SECOND = Wanted(outbound=Outbound(("10.0.0.0/8",)), inbound=Inbound((8080,)))
@@ -52,6 +54,28 @@ def test_to_arm_what_is_confirmed_does_not_undo_it():
     confirmed = arming.confirm(armed(), 110.0, came=105.0)
     assert isinstance(confirmed, Arming)
     assert arming.arm(confirmed, 200.0) == confirmed
+
+
+def test_a_change_that_nobody_confirms_leaves_what_was_confirmed_before_in_force():
+    """Else a new definition, with a port that is to be closed, would open all that are."""
+    confirmed = arming.confirm(armed(), 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    changed = arming.want(confirmed, SECOND, 200.0)
+    assert arming.in_force(changed, SECOND) == ("armed", SECOND)
+    lapsed = arming.tick(changed, changed.until)
+    assert lapsed.state == "reverted"
+    for held in (lapsed, arming.want(lapsed, SECOND, 300.0), arming.want(arming.remembered(lapsed), SECOND, 3.0)):
+        assert arming.in_force(held, SECOND) == ("confirmed", FIRST)
+    rest = Wanted(names=(Name("a.b.mesh", "127.64.0.1"),), inbound=Inbound((8080,)))
+    assert arming.in_force(lapsed, rest)[1].names == rest.names
+    # The operator's word takes that out, too; so does an agent that asks for none.
+    assert arming.in_force(arming.off(lapsed), SECOND) == ("reverted", SECOND)
+    assert arming.in_force(arming.want(lapsed, Wanted(), 300.0), Wanted()) == ("none", Wanted())
+    # Nothing was confirmed before; or what was cannot be read.
+    alone = arming.tick(armed(), 1e9)
+    assert arming.in_force(alone, FIRST) == ("reverted", FIRST)
+    for text in ("{", "[]", '{"inbound": {"ports": [22]}}', '{"more": 1}'):
+        assert arming.in_force(replace(lapsed, stands=text), SECOND) == ("reverted", SECOND)
 
 
 def test_an_operator_takes_it_out_and_it_stays_out():
