@@ -8,12 +8,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL = 0.01
+COSTLY = 2.0
+"""A pause is this many times as long as the check took: one that asks whole clusters does not keep them busy."""
+MOST = 0.5
+
+
+def _pause(took: float) -> float:
+    return min(max(POLL, COSTLY * took), MOST)
 
 
 def eventually(check: Callable[[], T], *, timeout: float = 10.0, what: str = "") -> T:
     """Call until the answer is true, and return it. An AssertionError of the check is tried again, too."""
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         try:
             if answer := check():
                 return answer
@@ -22,13 +30,14 @@ def eventually(check: Callable[[], T], *, timeout: float = 10.0, what: str = "")
             reason = f"last failure: {exc}"
         if time.monotonic() > deadline:
             raise AssertionError(f"{what or 'the condition'}: not within {timeout:g} s; {reason}")
-        time.sleep(POLL)
+        time.sleep(_pause(time.monotonic() - began))
 
 
 async def aeventually(check: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, what: str = "") -> T:
     """The same inside a loop; the check may be async."""
-    deadline = time.monotonic() + timeout
+    deadline, clock = time.monotonic() + timeout, asyncio.get_running_loop().time
     while True:
+        began = clock()
         try:
             answer = check()
             if isinstance(answer, Awaitable):
@@ -40,4 +49,4 @@ async def aeventually(check: Callable[[], T | Awaitable[T]], *, timeout: float =
             reason = f"last failure: {exc}"
         if time.monotonic() > deadline:
             raise AssertionError(f"{what or 'the condition'}: not within {timeout:g} s; {reason}")
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(_pause(clock() - began))

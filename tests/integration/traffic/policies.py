@@ -36,7 +36,7 @@ spec:
 
 def answered(mesh: Rig, count: int = 60) -> Counter[str]:
     """Which instance answered how often; other answers by their status."""
-    return Counter(r.by or str(r.status) for r in (mesh.get() for _ in range(count)))
+    return Counter(r.by or str(r.status) for r in mesh.in_turn([("/", ())] * count))
 
 
 def stat(mesh: Rig, name: str) -> int:

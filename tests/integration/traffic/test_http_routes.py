@@ -109,7 +109,7 @@ def test_weights_share_out_requests(mesh: Rig):
             "  - backendRefs: [{name: v1, port: 80, weight: 3}, {name: v2, port: 80}, {name: v3, port: 80, weight: 0}]"
         )
     )
-    counts = Counter(mesh.get().by for _ in range(400))
+    counts = Counter(reply.by for reply in mesh.in_turn([("/", ())] * 400))
     assert counts["v3"] == 0
     assert 0.65 < counts["v1"] / 400 < 0.85
 
@@ -242,7 +242,7 @@ def test_backends_that_cannot_be_sent_to_answer_500_for_their_share(mesh: Rig):
     reply = mesh.get()
     assert (reply.status, b"there is no Service gone.shop" in reply.body) == (500, True)
     mesh.objects(route("  - backendRefs: [{name: v1, port: 80}, {name: gone, port: 80}]"))
-    counts = Counter(mesh.get().status for _ in range(200))
+    counts = Counter(reply.status for reply in mesh.in_turn([("/", ())] * 200))
     assert counts.keys() == {200, 500}
     assert 60 <= counts[500] <= 140
     mesh.objects(route("  - backendRefs: [{name: v1, port: 80, weight: 0}]"))

@@ -123,9 +123,8 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def went(mesh: Rig, run: str, keys: int, header: str = "x-user: {}") -> dict[int, str]:
     """Key -> address of the endpoint that its request went to, by the caller's log."""
     name, _, value = header.partition(": ")
-    for key in range(keys):
-        reply = mesh.get(f"/{run}/{key}", service="v1", headers=[(name, value.format(key))])
-        assert reply.status == 200, reply
+    asks = [(f"/{run}/{key}", [(name, value.format(key))]) for key in range(keys)]
+    assert {reply.status for reply in mesh.in_turn(asks, service="v1")} == {200}
 
     def logged() -> dict[int, str]:
         lines = [line for line in mesh.caller.lines() if str(line.get("path")).startswith(f"/{run}/")]

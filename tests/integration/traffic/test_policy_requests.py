@@ -222,7 +222,7 @@ def test_an_abort_says_that_it_is_one_and_reaches_nobody(mesh: Rig):
 
 def test_percentages_are_shares_of_requests(mesh: Rig):
     mesh.objects(policy("  faults: [{name: some, abort: {status: 500, percent: 25}}]"))
-    replies = [mesh.get(service="v1") for _ in range(400)]
+    replies = mesh.in_turn([("/", ())] * 400, service="v1")
     assert 60 <= sum(r.status == 500 for r in replies) <= 140
     assert all(("x-holdfast-fault" in r.headers) == (r.status == 500) for r in replies)
     mesh.objects(

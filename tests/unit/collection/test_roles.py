@@ -1,5 +1,6 @@
 """What the roles write is what the programs read; what their arguments are said to be is what they are."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -58,26 +59,26 @@ PLAY = f"""
   - ansible.builtin.set_fact: {{"{{{{ item.key }}}}": "{{{{ item.value }}}}"}}
     loop: "{{{{ agent_defaults | dict2items }}}}"
     when: hostvars[inventory_hostname][item.key] is not defined
-  - ansible.builtin.file: {{path: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d", state: directory}}
-  - ansible.builtin.template:
-      src: {ROLES}/{{{{ item }}}}.j2
-      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/{{{{ item | basename }}}}"
-    loop: [agent/templates/agent.yaml, controlplane/templates/controlplane.yaml]
-  - ansible.builtin.template:
-      src: {ROLES}/agent/templates/service.yaml.j2
-      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/services.d/{{{{ item.0 }}}}"
+  # What is written is collected, and written once: a module that is run costs more than all that is tested here.
+  - ansible.builtin.set_fact:
+      __written: "{{{{ __written | default({{}}) | combine({{item | basename: __text}}) }}}}"
+    loop: "{{{{ __templates + (__of_stores if inventory_hostname in groups.holdfast_etcd else []) }}}}"
+    vars:
+      __text: "{{{{ lookup('template', '{ROLES}/' ~ item ~ '.j2') }}}}"
+      __templates: [agent/templates/agent.yaml, controlplane/templates/controlplane.yaml]
+      __of_stores: [etcd/templates/etcd.env, openbao/templates/bao.hcl]
+  - ansible.builtin.set_fact:
+      __written: "{{{{ __written | combine({{'services.d/' ~ item.0: __text}}) }}}}"
     loop: "{{{{ __agent_service_files | zip(holdfast_services) }}}}"
-  - ansible.builtin.template:
-      src: {ROLES}/{{{{ item }}}}.j2
-      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/{{{{ item | basename }}}}"
-    loop: [etcd/templates/etcd.env, openbao/templates/bao.hcl]
-    when: inventory_hostname in groups.holdfast_etcd
+    vars: {{__text: "{{{{ lookup('template', '{ROLES}/agent/templates/service.yaml.j2') }}}}"}}
+  - ansible.builtin.set_fact:
+      __written: "{{{{ __written | combine({{'identities': __identities, 'roles': __roles}}) }}}}"
+    vars: {{__identities: "{{{{ __agent_identities | to_json }}}}", __roles: "{{{{ __agent_roles | to_json }}}}"}}
   - ansible.builtin.copy:
-      content: "{{{{ __agent_identities | to_json }}}}"
-      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/identities"
-  - ansible.builtin.copy:
-      content: "{{{{ __agent_roles | to_json }}}}"
-      dest: "{{{{ inventory_dir }}}}/{{{{ inventory_hostname }}}}/roles"
+      content: "{{{{ dict(hosts | zip(hosts | map('extract', hostvars, '__written'))) | to_json }}}}"
+      dest: "{{{{ inventory_dir }}}}/written.json"
+    vars: {{hosts: "{{{{ ansible_play_hosts }}}}"}}
+    run_once: true
 """
 
 
@@ -89,6 +90,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "play.yml").write_text(PLAY)
     done = ansible(folder, "ansible-playbook", "-i", "inventory.yml", "play.yml", timeout=170)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    for host, files in json.loads((folder / "written.json").read_text()).items():
+        (folder / host / "services.d").mkdir(parents=True)
+        for name, text in files.items():
+            (folder / host / name).write_text(text)
     return folder
 
 
