@@ -1,6 +1,7 @@
-"""What all tests share: the switch that rewrites goldens, where logs go, and how hypothesis runs."""
+"""What all tests share: the switch that rewrites goldens, where logs go, how hypothesis runs, and who runs what."""
 
 import os
+from typing import Any
 
 import pytest
 import structlog
@@ -27,6 +28,15 @@ structlog.configure(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from what is compiled now")
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadfile":
+        return None  # its own
+    from tests.support.scheduling import Together
+
+    return Together(config, log)
 
 
 @pytest.fixture
