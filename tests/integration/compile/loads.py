@@ -8,12 +8,15 @@ import aiohttp
 
 from tests.support.waiting import aeventually
 
+PAUSE = 0.01
+"""Between two calls: what is waited for, such as a server that starts, has the processors too."""
+
 Call = Callable[[], Awaitable[str]]
 """Gives who answered; raises OSError, ClientError or ValueError if nobody did."""
 
 
 class Load:
-    """Calls one after another, as fast as they are answered; `answers` and `failures` in their order."""
+    """Calls one after another; `answers` and `failures` in their order."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -26,7 +29,7 @@ class Load:
                 self.answers.append(await self._call())
             except (OSError, aiohttp.ClientError, ValueError) as exc:
                 self.failures.append(repr(exc))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(PAUSE)
 
     async def more(self, count: int) -> None:
         """Return after so many more answers."""
