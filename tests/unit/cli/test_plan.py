@@ -5,6 +5,7 @@ import json
 
 from controlplane.cli.errors import Exit
 from controlplane.cli.plan import rows, summary
+from mesh import keys
 from tests.support.waiting import aeventually
 from tests.unit.cli.test_commands import Cli
 from tests.unit.controlplane.harness import agent, mesh, namespace, service
@@ -37,7 +38,7 @@ def test_plan_shows_resources_and_writes_nothing(tmp_path):
             await cp.apply(namespace(), service("old"))
             async with agent(cp, "n1", answers=answering(CHANGED)):
                 await aeventually(lambda: cp.context.uplinks.connections())
-                before = await cp.store.revision()
+                before = (await cp.store.list(keys.MESH)).items  # a node's word on itself comes when it comes
                 shop = cli.file("shop.yaml", service())
                 done = await cli("plan", "-f", shop)
                 assert done.exit_code == 0, done.output
@@ -52,6 +53,6 @@ def test_plan_shows_resources_and_writes_nothing(tmp_path):
                 bad = await cli("plan", "-f", cli.file("bad.yaml", service() | {"spec": {"portz": 1}}))
                 assert bad.exit_code == Exit.REFUSED
                 assert "bad.yaml: Service shop/api spec.portz" in bad.stderr
-                assert await cp.store.revision() == before
+                assert (await cp.store.list(keys.MESH)).items == before
 
     asyncio.run(run())
