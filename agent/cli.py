@@ -12,9 +12,10 @@ import click
 
 from agent.asking import asked, config_option, output_option, settings_of
 from agent.doctor.commands import debug, doctor
-from agent.servicing import WAITS, drain, service, undrain
+from agent.servicing import drain, service, undrain
 from agent.settings import DEFAULT_PATH, Settings
 from agent.start import start
+from mesh.durations import WAIT
 
 
 @click.group(
@@ -188,7 +189,7 @@ def upgrade(config: Path) -> None:
 @click.option(
     "--timeout",
     "--drain-seconds",
-    type=WAITS,
+    type=WAIT,
     default="15s",
     show_default=True,
     help="What is under way may take so long.",

@@ -9,16 +9,15 @@ from pathlib import Path
 import click
 
 from agent.asking import asked, config_option, settings_of
-from mesh.durations import DURATION, Duration, spelled
+from mesh.durations import DURATION, WAIT, spelled
 
 LOOK_SECONDS = 0.2
 LATE_SECONDS = 3.0
 """How long an agent that is about to start may take until it answers. The service's own unit waits meanwhile."""
-WAITS = Duration(zero=True)
 
 wait_options = (
     click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left."),
-    click.option("--timeout", type=WAITS, default="30s", show_default=True, help="How long; then status 1."),
+    click.option("--timeout", type=WAIT, default="30s", show_default=True, help="How long; then status 1."),
 )
 
 

@@ -41,7 +41,8 @@ class Duration(_Seconds):
         return int(exact) if exact.is_integer() else exact
 
 
-DURATION = Duration()
+DURATION, WAIT = Duration(), Duration(zero=True)
+"""How long something lasts; how long to wait for it, perhaps not at all."""
 
 
 def spelled(seconds: float) -> str:

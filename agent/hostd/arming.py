@@ -61,7 +61,7 @@ def want(held: Arming, wanted: Wanted, now: float, seconds: float = ARMED_SECOND
     """The agent says what it wants; it says so often, and mostly the same."""
     asked = text_of(wanted)
     if not asked:
-        return Arming(confirmed=held.confirmed, stands=held.stands, refused=held.refused)
+        return Arming(confirmed=held.confirmed, refused=held.refused)  # what comes next has none before it
     new = hashlib.sha256(asked.encode()).hexdigest()
     if new == held.confirmed:
         return replace(held, state="confirmed", digest=new, asked=asked, stands=asked)

@@ -66,10 +66,17 @@ def has_user(name):
 
 
 def halves(names):
-    groups = {entry.gr_name for entry in grp.getgrall()}
     for name in names:
-        if has_user(name) != (name in groups):
-            yield name, "group" if name in groups else "user"
+        if has_user(name) != has_group(name):
+            yield name, "group" if has_group(name) else "user"
+
+
+def has_group(name):
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def can_log_in(name):

@@ -10,7 +10,7 @@ import click
 from controlplane.cli.context import Flags
 from controlplane.cli.errors import CliError, Exit
 from controlplane.cli.options import connected, connection
-from mesh.durations import DURATION, spelled
+from mesh.durations import WAIT, spelled
 
 LOOK_SECONDS = 0.5
 
@@ -23,7 +23,7 @@ def node() -> None:
 @node.command()
 @click.argument("name")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when callers have left.")
-@click.option("--timeout", type=DURATION, default="60s", show_default=True, help="How long; then status 1.")
+@click.option("--timeout", type=WAIT, default="60s", show_default=True, help="How long; then status 1.")
 @connected
 def drain(name: str, timeout: float, *, wait: bool, flags: Flags) -> None:
     r"""Take a host out of service: its instances are draining, callers leave, what is under way finishes.

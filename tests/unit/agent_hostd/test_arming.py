@@ -71,6 +71,9 @@ def test_a_change_that_nobody_confirms_leaves_what_was_confirmed_before_in_force
     # The operator's word takes that out, too; so does an agent that asks for none.
     assert arming.in_force(arming.off(lapsed), SECOND) == ("reverted", SECOND)
     assert arming.in_force(arming.want(lapsed, Wanted(), 300.0), Wanted()) == ("none", Wanted())
+    none = arming.want(confirmed, Wanted(), 200.0)
+    after = arming.tick(arming.want(none, SECOND, 210.0), 1e9)
+    assert arming.in_force(after, SECOND) == ("reverted", SECOND)  # what was given up in between does not come back
     # Nothing was confirmed before; or what was cannot be read.
     alone = arming.tick(armed(), 1e9)
     assert arming.in_force(alone, FIRST) == ("reverted", FIRST)

@@ -75,3 +75,11 @@ def test_the_helper_s_commands_have_examples_and_describe_their_options(capsys, 
     options = re.split(r"\n\n(?:options|example):\n", shown)[1]
     for described in re.split(r"\n  (?=-)", options):
         assert len(described.split()) > 2, described
+
+
+@pytest.mark.parametrize("words", ["holdfast node drain", "holdfast-agent drain", "holdfast-agent service stop"])
+def test_one_need_not_wait_at_all(words):
+    """Plays say `holdfast_drain_seconds` as it is."""
+    command = dict(ALL)[tuple(words.split())]
+    (timeout,) = [option for option in command.params if "--timeout" in option.opts]
+    assert timeout.type.convert("0", None, None) == 0
