@@ -4,9 +4,11 @@ A file holds one or more definitions. Names and listening addresses that collide
 second (files sort by name), so that a new bad file never takes a place from an old good one of a lower name.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from mesh import codec, validate
 from mesh.model import ServiceDefinition
@@ -50,14 +52,30 @@ def load(folder: Path) -> Definitions:
         problems.append(f"{folder}: more than {MAX_FILES} files; the rest is left out")
     for path in files[:MAX_FILES]:
         try:
-            if path.stat().st_size > codec.MAX_TEXT:
-                problems.append(f"{path.name}: larger than {codec.MAX_TEXT // 2**20} MiB")
-                continue
-            texts.append((path.name, path.read_bytes()))
+            text = _read(path)
         except OSError as exc:
             problems.append(f"{path.name}: cannot be read: {exc.strerror}")
+            continue
+        if text is None:
+            problems.append(f"{path.name}: is no file")
+        elif len(text) > codec.MAX_TEXT:
+            problems.append(f"{path.name}: larger than {codec.MAX_TEXT // 2**20} MiB")
+        else:
+            texts.append((path.name, text))
     read = parse(texts)
     return Definitions(read.good, (*problems, *read.problems))
+
+
+def _read(path: Path) -> bytes | None:
+    """A byte more than is taken, at most; None: it is no file. A link may lead where others do as they like."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(codec.MAX_TEXT + 1)
+    finally:
+        os.close(descriptor)
 
 
 def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:

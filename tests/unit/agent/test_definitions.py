@@ -1,3 +1,7 @@
+import os
+
+import pytest
+
 from agent.definitions import load, parse, stamp
 
 WEB = b"""
@@ -29,6 +33,19 @@ def test_bad_files_do_not_stop_the_others():
     assert any("prots" in problem for problem in read.problems)
     assert any("ports[0].port" in p for p in read.problems)
     assert any("listen" in p for p in read.problems), "both faults of one file are told"
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_file_holds_nobody_up(tmp_path):
+    """A link into a folder of a service's owner may lead to anything: a pipe that nobody writes to, or no end."""
+    (tmp_path / "1.yaml").write_bytes(WEB)
+    os.mkfifo(tmp_path / "2.yaml")
+    (tmp_path / "3.yaml").symlink_to("/dev/zero")
+    (tmp_path / "4.yaml").mkdir()
+    (tmp_path / "5.yaml").symlink_to("/proc/self/mem")
+    read = load(tmp_path)
+    assert [d.name for d in read.good] == ["web"]
+    assert {problem.partition(":")[0] for problem in read.problems} == {"2.yaml", "3.yaml", "4.yaml", "5.yaml"}
 
 
 def test_what_two_files_claim_stays_with_the_first():
