@@ -9,6 +9,8 @@ import asyncio
 from contextlib import nullcontext
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_request import BaseRequest
 
 from controlplane.api.answers import ApiError
 from controlplane.api.context import CONTEXT, Context
@@ -16,6 +18,13 @@ from controlplane.api.context import CONTEXT, Context
 INSTALLER = "install.py"
 DOWNLOAD_SECONDS = 900.0
 """For the largest file, some 200 MB, over a slow line."""
+
+
+class _File(web.FileResponse):
+    """Sent by who made it. The server prepares each answer once more, and this kind takes that for another sending."""
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        return None if self.prepared else await super().prepare(request)
 
 
 async def manifest(request: web.Request) -> web.Response:
@@ -45,7 +54,7 @@ async def _send(request: web.Request, path: str) -> web.StreamResponse:
             if await context.shelf.catalogue() is None:
                 raise _nothing(context)
             raise ApiError(404, "the distribution folder has no such file", "its manifest.json lists all")
-        response = web.FileResponse(found, headers={"Content-Type": "application/octet-stream"})
+        response = _File(found, headers={"Content-Type": "application/octet-stream"})
         try:
             async with asyncio.timeout(DOWNLOAD_SECONDS):
                 # Here rather than by the server afterwards: the file is sent while it counts as a download.

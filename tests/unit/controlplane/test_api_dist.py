@@ -5,6 +5,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from controlplane import manifest
 from controlplane.api.downloads import EACH
 from controlplane.manifest import Entry
@@ -51,6 +53,23 @@ def test_what_the_manifest_lists_is_handed_out_to_anybody(tmp_path):
             assert [line["sha256"] for line in lines if line["event"] == "dist.manifest"] == [sha256]
 
     asyncio.run(run())
+
+
+def test_a_download_is_no_fault_in_the_log_and_its_connection_is_used_again(tmp_path):
+    async def run():
+        put(tmp_path / "dist", FILES)
+        async with mesh(tmp_path, dist_dir=str(tmp_path / "dist")) as cp, cp.session() as session:
+            places = set()
+            for path, content in FILES.items():
+                url = f"{cp.url}/v1/dist/{path}"
+                async with session.get(url, server_hostname="controlplane.holdfast") as response:
+                    places.add(response.connection.transport.get_extra_info("sockname"))
+                    assert await response.read() == content
+            return len(places)
+
+    with capture_logs() as said:
+        assert asyncio.run(run()) == 1
+    assert [line for line in said if line["log_level"] == "error"] == []
 
 
 def test_nothing_else_of_the_folder_or_beyond_it_is(tmp_path):
