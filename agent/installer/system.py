@@ -19,6 +19,8 @@ STAMP = ".holdfast-whole"
 HOOK = "# By `holdfast-agent service hook "
 """A line of such a drop-in (agent/unithook.py)."""
 SECONDS_FOR_A_COMMAND = 300
+SECONDS_FOR_A_TREE = 1800
+"""It is the host's own work, without a network. Begun anew on a slow one, it would take as long again."""
 PASSWORD_FILES = ("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-")
 
 
@@ -155,10 +157,21 @@ def build_venv(thing, wheels):
         "sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__')", pip,
         "--isolated", "install", "--quiet", "--no-index", "--no-cache-dir", "--no-compile", "--no-input",
         "--only-binary", ":all:", "--root-user-action", "ignore", "--disable-pip-version-check",
-        "--find-links", wheels, NAME,
+        "--find-links", wheels, NAME, seconds=SECONDS_FOR_A_TREE,
     )  # fmt: skip
     # Compiled here and now, by all cores: the users who run it cannot write beside it.
-    call(path / "bin/python", "-I", "-m", "compileall", "-q", "-j", "0", path / "lib", check=False)
+    call(
+        path / "bin/python",
+        "-I",
+        "-m",
+        "compileall",
+        "-q",
+        "-j",
+        "0",
+        path / "lib",
+        check=False,
+        seconds=SECONDS_FOR_A_TREE,
+    )
     durable(path / STAMP, thing.stamp.encode(), 0o644)
 
 

@@ -72,6 +72,23 @@ def test_what_an_earlier_run_fetched_of_another_version_is_not_installed(made: M
     )
 
 
+def test_a_slow_host_is_given_time_for_what_it_does_by_itself(
+    made: Made, offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Five minutes were not enough for one that an emulator ran; and the next run would begin anew."""
+    given, call = {}, system.call
+
+    def watched(*command, seconds=system.SECONDS_FOR_A_COMMAND, **more):
+        given.update({word: seconds for word in command if word in {"install", "compileall"}})
+        return call(*command, seconds=seconds, **more)
+
+    monkeypatch.setattr(system, "call", watched)
+    tree = tmp_path / "opt/1.0"
+    tree.parent.mkdir()
+    a_run(made, offer, tmp_path).one(Thing("tree", str(tree), stamp=offer.stamp))
+    assert given == {"install": 1800, "compileall": 1800}
+
+
 def test_what_a_killed_run_switched_is_restarted_by_the_next_one(
     made: Made, offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
