@@ -14,7 +14,8 @@ from mesh import pb
 from mesh.compile import names
 from mesh.compile.types import Snapshot
 from mesh.model import Frozen, NodeLocal, Violation
-from mesh.model.checks import port_fault, shown
+from mesh.model.checks import ip_of, port_fault, shown
+from mesh.model.reach import network_fault
 
 OnFailure = Literal["open", "closed"]
 
@@ -25,8 +26,8 @@ _NEVER_CLOSED = frozenset({22, 53, 67, 68, 546, 547})
 class OutboundCapture(Frozen, frozen=True, kw_only=True):
     """Further destinations of `callers` go through the proxy; MeshConfig.spec.egress says which of them go on."""
 
-    ranges: tuple[str, ...] = ("0.0.0.0/0",)
-    """IPv4 networks."""
+    ranges: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+    """Networks of IPv4 and of IPv6; the latter count where the host has IPv6."""
     exempt: tuple[str, ...] = ()
     """Networks in them that are left alone. Gates and control planes always are."""
     on_failure: OnFailure = "open"
@@ -79,10 +80,8 @@ def _network_faults(path: str, texts: tuple[str, ...]) -> Iterator[Violation]:
     if len(texts) > MAX_EACH // 2:
         yield Violation(path=path, reason=f"more than {MAX_EACH // 2}")
     for index, text in enumerate(texts):
-        try:
-            ipaddress.IPv4Network(text)
-        except ValueError as exc:
-            yield Violation(path=f"{path}[{index}]", reason=f"{shown(text)} is not an IPv4 network: {exc}")
+        if reason := network_fault(text):
+            yield Violation(path=f"{path}[{index}]", reason=reason)
 
 
 def wanted(local: NodeLocal, snapshot: Snapshot, capture: CaptureSettings, mesh: Iterable[str]) -> Wanted:
@@ -91,13 +90,15 @@ def wanted(local: NodeLocal, snapshot: Snapshot, capture: CaptureSettings, mesh:
     return Wanted(
         names=tuple(_names(local)),
         callers=callers,
-        outbound=_outbound(capture.outbound, mesh) if capture.outbound and callers else None,
+        outbound=_outbound(capture.outbound, mesh, ipv6=local.capture_ipv6) if capture.outbound and callers else None,
         inbound=_inbound(capture.inbound, local) if capture.inbound else None,
     )
 
 
 def common(one: Wanted, other: Wanted) -> Wanted:
-    """What both want. Of callers: those at the same port, by whom both name."""
+    """What both want. Of callers: those at the same port, by whom both name. Of IPv6: nothing, where one has no
+    listener for it.
+    """
     there = {(caller.identity, caller.port): caller for caller in other.callers}
     shared = (
         replace(
@@ -111,7 +112,7 @@ def common(one: Wanted, other: Wanted) -> Wanted:
     return Wanted(
         names=tuple(name for name in one.names if name in set(other.names)),
         callers=tuple(caller for caller in shared if caller.users or caller.units),
-        outbound=other.outbound if one.outbound else None,
+        outbound=_common_outbound(one.outbound, other.outbound),
         inbound=other.inbound if one.inbound else None,
     )
 
@@ -140,15 +141,29 @@ def _callers(local: NodeLocal, listeners: Container[str]) -> Iterator[Caller]:
         yield Caller(identity, port, tuple(users), tuple(units))
 
 
-def _outbound(capture: OutboundCapture, mesh: Iterable[str]) -> Outbound:
+def wants_ipv6(capture: CaptureSettings) -> bool:
+    return capture.outbound is not None and any(map(_is_ipv6, capture.outbound.ranges))
+
+
+def _outbound(capture: OutboundCapture, mesh: Iterable[str], *, ipv6: bool) -> Outbound | None:
     ours = _own(mesh)
     # What the agent lives from is never captured, however much it is. More than fit are a fault of agent.yaml.
     theirs = [network for network in dict.fromkeys(capture.exempt) if network not in ours][: MAX_EACH - len(ours)]
-    return Outbound(capture.ranges, (*theirs, *ours)[-MAX_EACH:], capture.on_failure)
+    ranges = tuple(text for text in capture.ranges if ipv6 or not _is_ipv6(text))
+    return Outbound(ranges, (*theirs, *ours)[-MAX_EACH:], capture.on_failure) if ranges else None
+
+
+def _common_outbound(one: Outbound | None, other: Outbound | None) -> Outbound | None:
+    if one is None or other is None:
+        return None
+    both = any(map(_is_ipv6, one.ranges))
+    ranges = tuple(text for text in other.ranges if both or not _is_ipv6(text))
+    return replace(other, ranges=ranges) if ranges else None
 
 
 def _own(mesh: Iterable[str]) -> list[str]:
-    return sorted({f"{host}/32" for host in mesh if _is_ipv4(host)})
+    """Each as a network of that address alone. Names of DNS are nobody's here."""
+    return sorted({str(ipaddress.ip_network(ip)) for host in mesh if (ip := ip_of(host.strip("[]"))) is not None})
 
 
 def _inbound(capture: InboundCapture, local: NodeLocal) -> Inbound | None:
@@ -156,8 +171,5 @@ def _inbound(capture: InboundCapture, local: NodeLocal) -> Inbound | None:
     return Inbound(tuple(ports)[:MAX_EACH], capture.on_failure) if ports else None
 
 
-def _is_ipv4(host: str) -> bool:
-    try:
-        return bool(ipaddress.IPv4Address(host))
-    except ValueError:
-        return False
+def _is_ipv6(network: str) -> bool:
+    return ":" in network

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import structlog
 
-from agent import definitions
+from agent import addresses, definitions
 from agent import drained as draining
 from agent import places as placing
+from agent.capture import wants_ipv6
 from agent.health import Monitor
 from agent.identity.keeper import Keeper
 from agent.identity.orders import GATE
@@ -59,7 +60,7 @@ class Host:
         self._settings = settings
         self.places = placing.Places(settings.data, clock)
         self._folder = Path(settings.services_dir)
-        self._trust_file = _trusted(settings.trust_file)
+        self._trust_file, self._ipv6 = self._system()
         self._stamp: definitions.Stamp | None = None
         self.definitions = definitions.Definitions()
         self.drained = draining.Drained()
@@ -90,13 +91,14 @@ class Host:
         )
 
     def load(self) -> bool:
-        """Read services.d if it changed, and see whether the trusted roots came or went. True: something is not as it
-        was before.
+        """Read services.d if it changed, and see whether the trusted roots or IPv6 came or went. True: something is not
+        as it was before.
         """
-        trust_file, self._trust_file = self._trust_file, _trusted(self._settings.trust_file)
+        system = self._system()
+        other, (self._trust_file, self._ipv6) = system != (self._trust_file, self._ipv6), system
         stamp = definitions.stamp(self._folder)
         if stamp == self._stamp:
-            return self._trust_file != trust_file
+            return other
         self._stamp = stamp
         loaded = definitions.load(self._folder)
         self.places.give(loaded.good, _ports(self._settings))
@@ -104,7 +106,11 @@ class Host:
         for problem in loaded.problems:
             if problem not in before.problems:
                 log.error("a service definition cannot be used", problem=problem)
-        return loaded != before or self._trust_file != trust_file
+        return loaded != before or other
+
+    def _system(self) -> tuple[str, bool]:
+        """Where the trusted roots are, and whether there is IPv6 to listen on."""
+        return _trusted(self._settings.trust_file), addresses.here("::1")
 
     def look(self) -> None:
         """What definitions and places are on disk, for who is not the agent: nothing is given out."""
@@ -143,6 +149,7 @@ class Host:
             virtual=self.places.addresses(),
             capture_ports=self.places.ports(),
             capture_outbound=settings.capture.outbound is not None,
+            capture_ipv6=self._ipv6 and wants_ipv6(settings.capture),
         )
 
     def instances(self, monitor: Monitor, held: Iterable[str]) -> tuple[Instance, ...]:

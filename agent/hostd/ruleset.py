@@ -1,6 +1,6 @@
 """One nftables table, `inet holdfast`, loaded as a whole in one transaction. Pure.
 
-    names    nat, output      virtual addresses (and captured ranges) -> the caller's own listener on 127.0.0.1
+    names    nat, output      virtual addresses (and captured ranges) -> the caller's own listener on loopback
     refuse   filter, output   what is left of 127.64.0.0/10, and who reaches a listener without having been redirected
     outside  filter, input    neighbours reach neither virtual addresses nor listeners
     closed   filter, input    opt-in: the applications' own ports, but for loopback
@@ -9,11 +9,12 @@ Opt-in rules ask the set `alive` first. Its one element has a timeout and is ren
 and Envoy answer; with helper, agent and Envoy all killed, the kernel drops the element and the rules match no more.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from agent.hostd.arming import State
-from agent.hostd.wanted import VIRTUAL, Caller, Wanted
+from agent.hostd.wanted import VIRTUAL, Caller, Outbound, Wanted
 
 TABLE = "inet holdfast"
 ALIVE_SECONDS = 15
@@ -23,8 +24,13 @@ NOT_NEW = "tcp flags & (fin | syn | rst | ack) != syn"
 """Where no table tracked connections before ours, those that are open look new to it: only a handshake is one."""
 
 _DNS_DHCP = (53, 67, 68, 546, 547)
-_METADATA = ("168.63.129.16", "100.100.100.200")
-"""Where Azure and Alibaba Cloud have what others have at a link-local address."""
+_NEVER = {
+    # Besides link-local, where most clouds tell a machine about itself: Azure's and Alibaba's places for that.
+    "ip": ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "168.63.129.16", "100.100.100.200"),
+    # Over IPv6 AWS and Google have such places.
+    "ip6": ("::1", "fe80::/10", "ff00::/8", "fd00:ec2::254", "fd20:ce::254"),
+}
+"""By family: loopback, link-local, multicast, metadata."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def _names(wanted: Wanted, callers: tuple[Resolved, ...], spared: Spared, *, cap
         f"    ip daddr {VIRTUAL} goto virtual",
     ]
     if capturing and wanted.outbound:
-        lines += [*_exempt(wanted, spared), f"    ip daddr {_networks(wanted.outbound.ranges)} goto captured"]
+        lines += [*_exempt(wanted.outbound, spared), *(f"    {to} goto captured" for to in _to(wanted.outbound.ranges))]
     lines += ["  }", "  chain virtual {"]
     lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
     lines += ["  }"]
@@ -110,12 +116,17 @@ def _refuse(
         f"    ip daddr {VIRTUAL} counter reject with icmp type admin-prohibited",
     ]
     ports = sorted({resolved.caller.port for resolved in callers})
-    if ports:
-        listeners = f"ip daddr 127.0.0.0/8 tcp dport {_set(ports)} ct direction original"
-        lines.append(f"    {listeners} ct status & dnat == 0 counter reject with tcp reset")
+    loopback = ["ip daddr 127.0.0.0/8"]
+    if wanted.outbound and "ip6" in _families(wanted.outbound.ranges):
+        loopback.append("ip6 daddr ::1")
+    lines += [
+        f"    {to} tcp dport {_set(ports)} ct direction original ct status & dnat == 0 counter reject with tcp reset"
+        for to in loopback
+        if ports
+    ]
     if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and state == "confirmed":
-        lines += _exempt(wanted, spared)
-        lines.append(f"    ip daddr {_networks(wanted.outbound.ranges)} meta l4proto tcp goto unserved")
+        lines += _exempt(wanted.outbound, spared)
+        lines += [f"    {to} meta l4proto tcp goto unserved" for to in _to(wanted.outbound.ranges)]
     lines.append("  }")
     if any("goto unserved" in line for line in lines):
         lines += ["  chain unserved {", f"    {NOT_NEW} accept", "    meta l4proto @alive accept"]
@@ -155,23 +166,18 @@ def _closed(wanted: Wanted, state: State, spared: Spared) -> list[str]:
     ]
 
 
-def _exempt(wanted: Wanted, spared: Spared) -> list[str]:
+def _exempt(outbound: Outbound, spared: Spared) -> list[str]:
     """What never goes through the mesh: this host itself, SSH, DNS, DHCP, metadata, and what the agent lives from."""
-    assert wanted.outbound is not None
-    networks = ("127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", *_METADATA)
+    families = _families(outbound.ranges)
+    never = [network for family in sorted(families) for network in _NEVER[family]]
+    spare = [network for network in outbound.exempt if _families([network]) <= families]
     ports = sorted({*spared.ssh_ports, 22, spared.mtls_port, *_DNS_DHCP})
     return [
         "    fib daddr type { local, broadcast, multicast } return",
-        *(f"    ip daddr {network} return" for network in networks),
-        *(f"    {_destination(exempt)} return" for exempt in wanted.outbound.exempt),
+        *(f"    {to} return" for to in _to((*never, *spare))),
         f"    tcp dport {_set(ports)} return",
         f"    tcp sport {_set(sorted({*spared.ssh_ports, 22}))} return",
     ]
-
-
-def _destination(exempt: str) -> str:
-    host, colon, port = exempt.partition(":")
-    return " ".join(([f"ip daddr {host}"] if host else []) + ([f"tcp dport {port}"] if colon else []))
 
 
 def _who(callers: tuple[Resolved, ...]) -> list[tuple[str, int]]:
@@ -184,9 +190,18 @@ def _who(callers: tuple[Resolved, ...]) -> list[tuple[str, int]]:
     return found + [(f"meta skuid {uid}", r.caller.port) for r in callers for uid in r.uids]
 
 
-def _networks(ranges: tuple[str, ...]) -> str:
-    """A set in which one range holds another is refused by nft."""
-    return _set([str(network) for network in collapse_addresses(IPv4Network(text) for text in ranges)])
+def _to(networks: Iterable[str]) -> list[str]:
+    """A match for each family. A set in which one network holds another is refused by nft."""
+    parsed = [ip_network(text) for text in networks]
+    four = collapse_addresses(network for network in parsed if isinstance(network, IPv4Network))
+    six = collapse_addresses(network for network in parsed if isinstance(network, IPv6Network))
+    matches = ((family, [str(network) for network in of]) for family, of in (("ip", four), ("ip6", six)))
+    return [f"{family} daddr {_set(of)}" for family, of in matches if of]
+
+
+def _families(networks: Iterable[str]) -> set[str]:
+    """A kernel without IPv6 takes no rule about it, so there is none where none was asked for."""
+    return {"ip" if isinstance(ip_network(text), IPv4Network) else "ip6" for text in networks}
 
 
 def _set(values: tuple[str, ...] | tuple[int, ...] | list[int] | list[str]) -> str:

@@ -53,9 +53,9 @@ class Outbound:
     """Further destinations that go through the mesh, for those who are callers. Opt-in."""
 
     ranges: tuple[str, ...]
-    """IPv4 networks."""
+    """Networks of IPv4 and IPv6. For those of IPv6 the callers' listeners are on ::1, too."""
     exempt: tuple[str, ...] = ()
-    """What of them does not, at least the control plane and the gates: `10.0.0.0/24`, `10.0.0.5:2379`, `:2379`."""
+    """Networks that do not, at least the control plane and the gates."""
     on_failure: OnFailure = "open"
 
 
@@ -157,7 +157,7 @@ def _caller(raw: object, path: str, faults: list[Fault]) -> Caller:
 def _outbound(raw: object, faults: list[Fault]) -> Outbound:
     body = _fields(raw, "outbound", {"ranges", "exempt", "on_failure"}, faults)
     ranges = _networks(body.get("ranges"), "outbound.ranges", faults)
-    exempt = _exempts(body.get("exempt"), "outbound.exempt", faults)
+    exempt = _networks(body.get("exempt"), "outbound.exempt", faults)
     if not ranges:
         faults.append(Fault("outbound.ranges", "name at least one network"))
     return Outbound(ranges, exempt, _on_failure(body, "outbound", faults))
@@ -230,28 +230,16 @@ def _networks(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
     found = []
     for item, where in _items(raw, path, MAX_EACH, faults):
         try:
-            found.append(str(ipaddress.IPv4Network(item) if isinstance(item, str) else _fail()))
+            found.append(str(_network(item)))
         except ValueError as exc:
-            faults.append(Fault(where, f"{_shown(item)} is not an IPv4 network: {exc}"))
+            faults.append(Fault(where, f"{_shown(item)} is not a network: {exc}"))
     return tuple(found)
 
 
-def _exempts(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
-    found = []
-    for item, where in _items(raw, path, MAX_EACH, faults):
-        host, colon, port = item.partition(":") if isinstance(item, str) else ("", "", "")
-        number = _port(int(port), where, faults) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
-        if colon and not number:
-            faults.append(Fault(where, f"{_shown(item)} is not <address>:<port>"))
-        elif not colon or host:
-            found += [f"{network}{colon}{port}" for network in _networks([host], where, faults)]
-        else:
-            found.append(f":{number}")
-    return tuple(found)
-
-
-def _fail() -> str:
-    raise ValueError("not text")
+def _network(raw: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if not isinstance(raw, str) or "%" in raw:  # a zone is any text to Python, and would be read by nft
+        raise ValueError("not text, or with a zone")
+    return ipaddress.ip_network(raw)
 
 
 def _port(raw: object, path: str, faults: list[Fault]) -> int:

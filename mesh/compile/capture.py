@@ -1,4 +1,4 @@
-"""What is redirected to the proxy: one listener per identity, on 127.0.0.1, and a filter chain for each destination.
+"""What is redirected to the proxy: one listener per identity, on loopback, and a filter chain for each destination.
 
 A redirected connection remembers where it was made to (SO_ORIGINAL_DST), and that alone chooses its chain: a virtual
 address and port leads to what an explicit upstream of that Service leads to. Whatever no chain is for is closed: an
@@ -26,8 +26,12 @@ from mesh.compile.parts import (
 )
 from mesh.compile.view import Egress, Frame, Outbound
 from mesh.model import Ref
+from mesh.model.checks import place
 
-_LOOPBACK = pb.CidrRange(address_prefix="127.0.0.0", prefix_len=pb.uint32(8))
+_LOOPBACK = (
+    pb.CidrRange(address_prefix="127.0.0.0", prefix_len=pb.uint32(8)),
+    pb.CidrRange(address_prefix="::1", prefix_len=pb.uint32(128)),
+)
 
 
 class Chain(NamedTuple):
@@ -62,6 +66,8 @@ def listener(frame: Frame, identity: str, port: int, chains: Iterable[Chain]) ->
         per_connection_buffer_limit_bytes=pb.uint32(1024 * 1024),
     )
     if frame.egress is not None:
+        if frame.egress.ipv6:
+            made.additional_addresses.add(address=tcp_address("::1", port))
         _others(made, frame, identity, frame.egress)
     return made
 
@@ -81,7 +87,8 @@ def _to(*, port: int = 0, address: str = "") -> pb.FilterChainMatch:
     if port:
         match.destination_port.value = port
     if address:
-        match.prefix_ranges.append(pb.CidrRange(address_prefix=address, prefix_len=pb.uint32(32)))
+        length = 128 if ":" in address else 32
+        match.prefix_ranges.append(pb.CidrRange(address_prefix=address, prefix_len=pb.uint32(length)))
     return match
 
 
@@ -92,7 +99,7 @@ def _others(made: pb.Listener, frame: Frame, identity: str, egress: Egress) -> N
     ports = sorted({chain.filter_chain_match.destination_port.value for chain in made.filter_chains})
     for port in (0, *ports):
         match = _to(port=port)
-        match.prefix_ranges.append(_LOOPBACK)
+        match.prefix_ranges.extend(_LOOPBACK if egress.ipv6 else _LOOPBACK[:1])
         made.filter_chains.append(
             pb.FilterChain(
                 name=f"loopback:{port}" if port else "loopback",
@@ -107,7 +114,7 @@ def _others(made: pb.Listener, frame: Frame, identity: str, egress: Egress) -> N
 def _registered(frame: Frame, identity: str, egress: Egress) -> Iterator[pb.FilterChain]:
     for address, port, _ in () if egress.allow else egress.registered:
         yield pb.FilterChain(
-            name=f"registered:{address}:{port}",
+            name=f"registered:{place(address, port)}",
             filter_chain_match=_to(port=port, address=address),
             filters=[_plain(frame, identity, names.PASSTHROUGH)],
         )

@@ -119,23 +119,23 @@ class _Projection:
         return tuple((identity, ports[identity]) for identity in sorted(mine & ports.keys()))
 
     def _egress(self) -> Egress:
-        config = self._world.config
+        config, ipv6 = self._world.config, self._local.capture_ipv6
         if config is None or config.spec.egress == "Allow":
-            return Egress(allow=True, source=config.ref if config else None)
+            return Egress(allow=True, source=config.ref if config else None, ipv6=ipv6)
         known: dict[tuple[str, int], Ref] = {}
         for ref in sorted(ref for ref in self._world.objects if ref.kind == "ExternalService"):
             found = self._world.objects[ref]
             assert isinstance(found, ExternalService)
             for address in found.spec.addresses:
                 ip = ip_of(address)
-                if ip is not None and ip.version == 4 and not ip.is_loopback:
+                if ip is not None and (ip.version == 4 or ipv6) and not ip.is_loopback:
                     for port in found.spec.ports:
                         known.setdefault((str(ip), port.target_port or port.port), ref)
         registered = tuple((*place, known[place]) for place in sorted(known))
         if len(registered) > MAX_REGISTERED:
             reason = f"{len(registered)} addresses of ExternalServices: only {MAX_REGISTERED} are let through"
             self._note(config.ref, "spec.egress", reason)
-        return Egress(allow=False, registered=registered[:MAX_REGISTERED], source=config.ref)
+        return Egress(allow=False, registered=registered[:MAX_REGISTERED], source=config.ref, ipv6=ipv6)
 
     # --- what the host says ---
 

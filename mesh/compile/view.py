@@ -339,6 +339,8 @@ class Egress:
     """Addresses and ports of ExternalServices, and whose they are; sorted, each once."""
     source: Ref | None = None
     """The MeshConfig that says so; None: the default."""
+    ipv6: bool = False
+    """Are connections to addresses of IPv6 captured, too?"""
 
 
 @dataclass(frozen=True, slots=True)

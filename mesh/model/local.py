@@ -334,6 +334,8 @@ class NodeLocal(Frozen, frozen=True, kw_only=True):
     virtual: dict[str, str] = {}
     """`<namespace>/<service>` -> the virtual address at which it is called by name here."""
     capture_ports: dict[str, int] = {}
-    """`<namespace>/<service-account>` -> where on 127.0.0.1 its listener takes what is redirected."""
+    """`<namespace>/<service-account>` -> the port on loopback at which its listener takes what is redirected."""
     capture_outbound: bool = False
     """Connections of `callers` to other than virtual addresses are redirected, too."""
+    capture_ipv6: bool = False
+    """So are those to addresses of IPv6: its listeners are on ::1 besides."""

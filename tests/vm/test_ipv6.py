@@ -5,6 +5,7 @@ The hosts have an address of IPv4 each, too, as hosts have: that is how it is se
 
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.vm.host import Host
 from tests.vm.manifest import difference, manifest
 from tests.vm.plane import Plane
 from tests.vm.shop import PORTS, Shop, calls, reachable, spiffe
-from tests.vm.test_capture import old_connection, over, state
+from tests.vm.test_capture import old_connection, over, sent_out, state
 from tests.vm.test_install import AS_BEFORE
 from tests.vm.test_kills import BACK_SECONDS, pid_of, serves
 
@@ -147,6 +148,30 @@ def test_an_application_s_own_port_is_closed_to_both_families_and_confirmed_over
         for way in ways:
             assert '"service": "api"' in from_here(way, port)
     finally:
+        host.run("mv /root/agent.yaml /etc/holdfast/agent.yaml; systemctl restart holdfast-agent")
+        host.wait(lambda: state(host) == "capture: none", what="no capture")
+
+
+def test_what_callers_connect_to_goes_through_their_proxy_over_both_families(shop: Shop) -> None:
+    host, ways = shop.web, (shop.api.address, shop.api.ipv4)
+    host.run("cp /etc/holdfast/agent.yaml /root/agent.yaml")
+    shop.plane.egress("RegisteredOnly")
+    try:
+        assert [sent_out(shop, way) for way in ways] == ["let out"] * 2
+        with reachable(host, shop.api), calls(shop, host) as here:
+            host.run("cat >>/etc/holdfast/agent.yaml", stdin="capture: {outbound: {}}\n")
+            host.run("systemctl restart holdfast-agent")
+            host.wait(lambda: "armed" in state(host), what="armed")
+            host.wait(lambda: "let out" not in [sent_out(shop, way) for way in ways], what="refused, both")
+            assert "capture: confirmed" in host.run("holdfast-agent capture confirm").out
+            shop.plane.egress("Allow")
+            host.wait(lambda: [sent_out(shop, way) for way in ways] == ["let out"] * 2, what="let on, both")
+            passed = partial(host.run, "grep passthrough /var/log/holdfast/access.log")
+            host.wait(lambda: all(place(way, PORTS["api"]) in passed().out for way in ways), what="by way of Envoy")
+            assert "FAULT" not in host.run("holdfast-agent doctor", check=False).out
+        assert here.failures == []
+    finally:
+        shop.plane.egress("Allow")
         host.run("mv /root/agent.yaml /etc/holdfast/agent.yaml; systemctl restart holdfast-agent")
         host.wait(lambda: state(host) == "capture: none", what="no capture")
 

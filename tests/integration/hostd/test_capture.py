@@ -16,12 +16,18 @@ pytestmark = [
 
 API, WEB = Name("api.shop.mesh", "127.64.3.7"), Caller("shop/web", 15101, users=("daemon",))
 HERE, FAR, SPARED = "198.51.100.1", "198.51.100.7", "198.51.100.9"
-RANGES, EXEMPT = ("198.51.100.0/24", "198.51.100.0/28"), (f"{SPARED}/32", f"{FAR}/32:9000")
+RANGES, EXEMPT = ("198.51.100.0/24", "198.51.100.0/28"), (f"{SPARED}/32",)
 CAPTURED = "127.0.0.1:15101"
+HERE6, FAR6, SPARED6 = "2001:db8::1", "2001:db8::7", "2001:db8::9"
 
 
 def outbound(on_failure="open"):
     return Wanted((API,), (WEB,), Outbound(RANGES, EXEMPT, on_failure))
+
+
+def outbound6(on_failure="open"):
+    ranges, exempt = (*RANGES, "2001:db8::/32", "2001:db8::/64"), (*EXEMPT, f"{SPARED6}/128")
+    return Wanted((API,), (WEB,), Outbound(ranges, exempt, on_failure))
 
 
 @pytest.fixture
@@ -74,8 +80,53 @@ def test_only_listed_callers_are_captured_and_what_is_exempt_is_not(pair):
     assert host.call(FAR, 8080, user="daemon") == CAPTURED
     assert host.call(FAR, 8080, user="nobody") == "0.0.0.0:8080"
     assert host.call(SPARED, 8080, user="daemon") == "0.0.0.0:8080"
-    assert host.call(FAR, 9000, user="daemon") == "0.0.0.0:9000"
     assert host.call(FAR, 22, user="daemon") == "0.0.0.0:22"
+
+
+@pytest.fixture
+def pair6(pair):
+    """Both have addresses of IPv6 besides, and it is there that they are called."""
+    host, far = pair
+    for one, addresses in ((host, (HERE6,)), (far, (FAR6, SPARED6))):
+        for address in addresses:
+            one.run("ip", "address", "add", f"{address}/64", "dev", "wire", "nodad")
+    far.peers("tcp:[2001:db8::7]:22", "tcp:[2001:db8::7]:8081", "tcp:[2001:db8::9]:8081")
+    host.peers("tcp:[::1]:8081", f"tcp:[{HERE6}]:8081")
+    return host, far
+
+
+def test_addresses_of_ipv6_are_captured_where_that_is_asked_for(pair6):
+    host, _ = pair6
+    host.mesh(15101)
+    host.peers("tcp:[::1]:15101")
+    host.start_helper()
+    host.apply(outbound())
+    assert host.call(FAR6, 8081, user="daemon") == "[2001:db8::7]:8081"  # nothing of IPv6 was
+    assert host.apply(outbound6())["capture"] == "armed"
+    assert host.call(FAR6, 8081, user="daemon") == "[::1]:15101"
+    assert host.call(FAR, 8080, user="daemon") == CAPTURED
+    assert host.call(FAR6, 8081, user="nobody") == "[2001:db8::7]:8081"
+    assert host.call(SPARED6, 8081, user="daemon") == "[2001:db8::9]:8081"
+    assert host.call(FAR6, 22, user="daemon") == "[2001:db8::7]:22"
+    for own in ("::1", HERE6):
+        assert host.call(own, 8081, user="daemon") == f"[{own}]:8081"
+    assert host.call("::1", 15101, user="daemon") == "ConnectionRefusedError"  # not having been redirected
+
+
+@pytest.mark.parametrize(("on_failure", "then"), [("open", "[2001:db8::7]:8081"), ("closed", "ConnectionRefusedError")])
+def test_capture_of_ipv6_lapses_with_the_mesh_too(pair6, on_failure, then):
+    host, _ = pair6
+    mesh = host.mesh(15101)
+    host.peers("tcp:[::1]:15101")
+    host.start_helper("--confirm-seconds=30")
+    host.apply(outbound6(on_failure))
+    assert host.over_ssh("confirm")["capture"] == "confirmed"
+    mesh.kill()
+    mesh.wait()
+    until(lambda: host.call(FAR6, 8081, user="daemon") == then, "capture lapsed", 30)
+    assert host.call(FAR6, 22, user="daemon") == "[2001:db8::7]:22"
+    assert host.call(SPARED6, 8081, user="daemon") == "[2001:db8::9]:8081"
+    assert host.call(FAR6, 8081, user="nobody") == "[2001:db8::7]:8081"
 
 
 @pytest.mark.parametrize(("on_failure", "then"), [("open", "0.0.0.0:8080"), ("closed", "ConnectionRefusedError")])

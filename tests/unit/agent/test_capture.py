@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import pytest
 
 from agent import capture
@@ -46,8 +47,13 @@ def test_what_is_opted_into_and_what_is_never_captured():
     said = CaptureSettings(
         outbound=OutboundCapture(exempt=("10.0.0.0/8",), on_failure="closed"), inbound=InboundCapture()
     )
-    found = wanted(local, snapshot, said, ["10.0.0.9", "192.0.2.1", "gate.test", "::1"])
-    assert found.outbound == Outbound(("0.0.0.0/0",), ("10.0.0.0/8", "10.0.0.9/32", "192.0.2.1/32"), "closed")
+    found = wanted(local, snapshot, said, ["10.0.0.9", "192.0.2.1", "gate.test", "[2001:db8::9]"])
+    assert found.outbound is not None
+    assert found.outbound.ranges == ("0.0.0.0/0",), "where nothing listens on ::1, nothing is sent there"
+    assert found.outbound.exempt == ("10.0.0.0/8", "10.0.0.9/32", "192.0.2.1/32", "2001:db8::9/128")
+    assert found.outbound.on_failure == "closed"
+    both = wanted(msgspec.structs.replace(local, capture_ipv6=True), snapshot, said, ())
+    assert both.outbound == Outbound(("0.0.0.0/0", "::/0"), ("10.0.0.0/8",), "closed")
     assert found.inbound is None, "its definitions have no ports"
     ports = wanted(local, snapshot, CaptureSettings(inbound=InboundCapture(ports=(8080,))), ())
     assert ports.inbound == Inbound((8080,), "open")
@@ -63,10 +69,17 @@ def test_common_is_what_both_want():
     assert common(one, one) == one
 
 
+def test_addresses_of_ipv6_are_captured_only_once_both_configurations_have_a_listener_for_them():
+    four, both = Wanted(outbound=Outbound(("10.0.0.0/8",))), Wanted(outbound=Outbound(("10.0.0.0/8", "fd00::/8")))
+    assert common(four, both) == common(both, four) == four
+    assert common(both, both) == both
+    assert common(four, Wanted(outbound=Outbound(("fd00::/8",)))) == Wanted()
+
+
 def test_faults_of_agent_yaml_are_told_all_at_once():
     said = CaptureSettings(
         socket="host.sock",
-        outbound=OutboundCapture(ranges=("10.0.0.1/8", "0.0.0.0/0", "::/0"), exempt=("x",)),
+        outbound=OutboundCapture(ranges=("10.0.0.1/8", "0.0.0.0/0", "fd00::1/8"), exempt=("x",)),
         inbound=InboundCapture(ports=(22, 80, 70000)),
     )
     settings = Settings(node="vm1", address="10.0.0.1", capture=said)
@@ -91,9 +104,10 @@ def test_exempts_that_do_not_fit_beside_the_mesh_s_own_are_told_and_the_mesh_s_o
     [fault] = told(33)
     assert fault.startswith("capture.outbound.exempt: 1 too many: with gates and control planes")
     # Those that are learned later are in no file that could be checked.
-    made = capture._outbound(outbound, [f"10.0.0.{n}" for n in range(40)]).exempt
-    assert len(made) == 64
-    assert {f"10.0.0.{n}/32" for n in range(40)} <= set(made)
+    made = capture._outbound(outbound, [f"10.0.0.{n}" for n in range(40)], ipv6=False)
+    assert made is not None
+    assert len(made.exempt) == 64
+    assert {f"10.0.0.{n}/32" for n in range(40)} <= set(made.exempt)
 
 
 @pytest.mark.parametrize("ranges", [(), tuple(f"10.0.{n}.0/24" for n in range(40))])

@@ -9,7 +9,7 @@ from agent.hostd.wanted import Caller, Inbound, Name, Outbound, RefusedError, Wa
 FULL = Wanted(
     names=(Name("api.shop.mesh", "127.64.3.7"), Name("api.shop.west.mesh", "127.64.3.7")),
     callers=(Caller("shop/web", 15101, users=("web",), units=("web.service", "web@1.service")),),
-    outbound=Outbound(ranges=("10.0.0.0/8",), exempt=("10.0.0.1/32", "10.0.0.2/32:2379", ":99"), on_failure="closed"),
+    outbound=Outbound(ranges=("10.0.0.0/8", "2001:db8::/32"), exempt=("10.0.0.1/32", "fd00::/8"), on_failure="closed"),
     inbound=Inbound(ports=(8080,)),
 )
 
@@ -44,10 +44,11 @@ def test_what_is_written_is_read(wanted: Wanted):
         ),
         ({"callers": [{"identity": f"a/{n}", "port": 7} for n in (1, 2)]}, "callers[1].port"),
         ({"outbound": {"ranges": []}}, "outbound.ranges"),
-        ({"outbound": {"ranges": ["fd00::/8"]}}, "outbound.ranges[0]"),
+        ({"outbound": {"ranges": ["fd00::1/8"]}}, "outbound.ranges[0]"),
+        ({"outbound": {"ranges": ["2001:db8::%} accept; flush ruleset;/64"]}}, "outbound.ranges[0]"),
         ({"outbound": {"ranges": [7]}}, "outbound.ranges[0]"),
         ({"outbound": {"ranges": ["10.0.0.0/8"], "on_failure": "maybe"}}, "outbound.on_failure"),
-        ({"outbound": {"ranges": ["10.0.0.0/8"], "exempt": ["10.0.0.1:x"]}}, "outbound.exempt[0]"),
+        ({"outbound": {"ranges": ["10.0.0.0/8"], "exempt": ["10.0.0.1:80"]}}, "outbound.exempt[0]"),
         ({"inbound": {"ports": [22]}}, "inbound.ports"),
         ({"inbound": {"ports": ["8080"]}}, "inbound.ports[0]"),
     ],
