@@ -12,6 +12,7 @@ sink      where a call by name goes while no rule is there: nowhere (pure)
 arming    may capture be in force? armed, confirmed, reverted (pure)
 sessions  did a process come in over an SSH connection that is newer than the arming?
 kernel    nft, ip
+listeners who listens where callers are redirected to
 system    files, users, cgroups
 keeper    what is wanted, kept in force
 daemon    the socket and the clock

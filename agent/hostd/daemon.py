@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from agent.hostd.ruleset import Spared
 from agent.hostd.system import Places
 from agent.hostd.wanted import RefusedError, parse
 
+ENVOY_USER = "holdfast-envoy"
 TURN_SECONDS = 1.0
 SETTLE_SECONDS = 0.2
 """Between two looks because somebody changed rules: some do so all the time."""
@@ -149,6 +151,13 @@ def _parse(arguments: list[str]) -> tuple[Places, Spared, str, float]:
     return places, Spared(mtls_port=parsed.mtls_port), parsed.agent_user, parsed.confirm_seconds
 
 
+def _trusted(agent_uid: int) -> frozenset[int]:
+    """Whom Envoy may run as: its own user, or the agent's, where that starts it."""
+    with suppress(KeyError):
+        return frozenset({0, agent_uid, pwd.getpwnam(ENVOY_USER).pw_uid})
+    return frozenset({0, agent_uid})
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Keep until told to stop. Names and redirection stay then; capture lapses by itself (SIGTERM: an upgrade)."""
     places, spared, user, seconds = _parse(sys.argv[1:] if arguments is None else arguments)
@@ -158,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyError:
         say(f"this host has no user {user}: only root is listened to")
         uid, gid = 0, 0
-    keeper = Keeper(places, spared, seconds)
+    keeper = Keeper(replace(places, trusted=_trusted(uid)), spared, seconds)
     keeper.begin(_now())
     server = Server(keeper, uid)
     stop, wake = socket.socketpair()

@@ -2,11 +2,12 @@
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from agent.hostd import arming, kernel, ruleset, system
+from agent.hostd import arming, kernel, listeners, ruleset, system
 from agent.hostd.arming import Arming, State
 from agent.hostd.kernel import NftError
 from agent.hostd.ruleset import Resolved, Spared
@@ -34,6 +35,7 @@ class Keeper:
         self._wanted, self._arming = system.restore(places)
         self._resolved: tuple[Resolved, ...] = ()
         self._stamps: tuple[int, ...] = ()
+        self._foreign: dict[int, int] = {}  # port -> who listens where only Envoy should
         self._mark = ""
         self._listing = ""  # the table as the kernel had it right after it was loaded
         self._problems: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class Keeper:
             say(f"capture was not confirmed in time and is undone{then}")
             self.move(ticked, now)
             return
-        if self._stamps != self._stamps_now():
+        if self._stamps != self._stamps_now() or self._foreign != self._foreign_now():
             self._put(now)
         if self._turns % LOOK_TURNS:
             return
@@ -99,7 +101,8 @@ class Keeper:
         if self._mark and self._stamps == self._stamps_now():
             say("the table inet holdfast is missing or is not as it was loaded; it is loaded again")
             with suppress(NftError):
-                self._load(now)  # at once as it was: to look around anew takes ten times as long
+                self._mark = self._load(now)  # as it was: to look around anew takes ten times as long
+                return True
         self._put(now)
         return True
 
@@ -180,6 +183,7 @@ class Keeper:
         self._open_sink()
         self._resolved, problems = system.resolve(self._wanted.callers, self._places.cgroups)
         self._stamps = system.stamps(self._resolved, self._places.cgroups)
+        problems = (*problems, *self._shut_foreign())
         self._spared = replace(self._spared, ssh_ports=system.ssh_ports())
         try:
             self._mark = self._load(now)
@@ -199,6 +203,19 @@ class Keeper:
             if problem not in self._problems:
                 say(problem)
         self._problems = problems
+
+    def _shut_foreign(self) -> Iterator[str]:
+        """While Envoy is away anybody may take its port, and would be given what others call: they are refused then."""
+        self._foreign = self._foreign_now()
+        for resolved in self._resolved:
+            if (user := self._foreign.get(resolved.caller.port)) is not None:
+                where = f"127.0.0.1:{resolved.caller.port}, where its calls go"
+                yield f"{resolved.caller.identity}: user {user} listens on {where}; they are refused"
+        shut = [replace(r, uids=(), cgroups=()) if r.caller.port in self._foreign else r for r in self._resolved]
+        self._resolved = tuple(shut)
+
+    def _foreign_now(self) -> dict[int, int]:
+        return listeners.foreign({caller.port for caller in self._wanted.callers}, self._places.trusted)
 
     def _open_sink(self) -> None:
         was, self._sink = self._sink, kernel.open_sink()

@@ -36,6 +36,8 @@ class Places:
     agent_socket: Path = Path("/run/holdfast/agent.sock")
     envoy_socket: Path = Path("/run/holdfast-envoy/envoy.sock")
     cgroups: Path = Path("/sys/fs/cgroup")
+    trusted: frozenset[int] = frozenset({0})
+    """Users that may listen where callers are redirected to: root, and whom Envoy runs as."""
 
 
 def write_hosts(path: Path, names: Iterable[Name]) -> bool:

@@ -64,8 +64,10 @@ class Host:
                 host.run("ip", "address", "add", f"{address}/24", "dev", "wire")
             host.run("ip", "link", "set", "wire", "up")
 
-    def peers(self, *specs: str) -> subprocess.Popen[str]:
-        return self._start(self.inside(sys.executable, str(Path(__file__).with_name("peers.py")), *specs))
+    def peers(self, *specs: str, within: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        # The system's Python, and the program's text: what every user of the host can run.
+        program = Path(__file__).with_name("peers.py").read_text()
+        return self._start(self.inside(*within, "/usr/bin/python3", "-c", program, *specs))
 
     def mesh(self, *ports: int) -> subprocess.Popen[str]:
         """What of agent and Envoy the helper looks at."""

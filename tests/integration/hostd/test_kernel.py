@@ -74,6 +74,20 @@ def test_each_user_reaches_its_own_listener_and_nobody_else_any(host):
     assert host.run("/usr/bin/python3", "-c", DATAGRAM).strip() == "PermissionError"  # refused at once, not lost
 
 
+def test_who_takes_envoy_s_port_while_it_is_away_is_given_nobody_s_calls(host):
+    host.mesh(15102)
+    host.start_helper()
+    host.apply(CALLERS)
+    thief = host.peers("tcp:127.0.0.1:15101", within=("setpriv", "--reuid=bin", "--clear-groups"))
+    until(lambda: host.call(VIP, 8080, user="daemon") == "ConnectionRefusedError", "its calls are refused", 5)
+    assert "shop/web: user 2 listens on 127.0.0.1:15101" in str(host.ask("status")["problems"])
+    assert host.call(VIP, 8080, user="games") == "127.0.0.1:15102"  # nobody else's are
+    thief.kill()
+    host.peers("tcp:127.0.0.1:15101")
+    until(lambda: host.call(VIP, 8080, user="daemon") == "127.0.0.1:15101", "redirected again", 5)
+    assert host.ask("status")["problems"] == []
+
+
 def test_a_unit_is_told_by_its_cgroup_and_counts_more_than_its_user(host):
     root = next(
         (r for r in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")) if (r / "cgroup.procs").exists()), None
