@@ -1,5 +1,5 @@
-"""A mesh that `site.yml` has rolled out: two control-plane nodes, the first with etcd and OpenBao; `web` and `api` on
-one host, `api` on another. And its operator, with a load that shows every fault.
+"""A mesh that `site.yml` has rolled out: control-plane nodes, the first of them with etcd and OpenBao; `web` and `api`
+on one host, `api` on another. And its operator, with a load that shows every fault.
 """
 
 import base64
@@ -45,10 +45,14 @@ def definition(name: str) -> dict[str, Any]:
 
 
 class Rolled:
-    def __init__(self, fleet: Fleet, folder: Path, dist: Path) -> None:
+    def __init__(self, fleet: Fleet, folder: Path, dist: Path, *, planes: int = 2, members: int = 1) -> None:
+        """So many control-plane nodes, and so many of them with a member of etcd and one of OpenBao."""
         self.fleet, self.controller = fleet, Controller(folder, dist)
-        self.cp, self.cp2, self.web, self.api = fleet.up("cp-1", "cp-2", "web", "api-2", variant="bare")
-        self.planes, self.agents = (self.cp, self.cp2), (self.web, self.api)
+        *made, self.web, self.api = fleet.up(*(f"cp-{n + 1}" for n in range(planes)), "web", "api-2", variant="bare")
+        self.planes, self.agents, self._members = tuple(made), (self.web, self.api), members
+        self.cp = self.planes[0]
+        self.asked = self.cp
+        """Where its operator works."""
         self.before: dict[str, list[str]] = {}
 
     def roll_out(self) -> None:
@@ -59,17 +63,23 @@ class Rolled:
         objects = self.controller.folder / "shop.yml"
         documents = [NAMESPACE, *(service(*both) for both in PORTS.items()), allowed("api", "web")]
         objects.write_text(yaml.safe_dump_all(documents))
+        self.write_inventory()
+        self.controller.play("site")
+
+    def write_inventory(self, *, without: Host | None = None) -> None:
+        """All hosts, or all but this one."""
+        there = [host for host in self.planes if host is not without]
+        members = [host for host in self.planes[: self._members] if host is not without]
         self.controller.write(
             {
-                "holdfast_etcd": [self.cp],
-                "holdfast_openbao": [self.cp],
-                "holdfast_controlplane": self.planes,
+                "holdfast_etcd": members,
+                "holdfast_openbao": members,
+                "holdfast_controlplane": there,
                 "holdfast_agent": self.agents,
             },
             {host.name: {"holdfast_services": [definition(n) for n in RUNS[host.name]]} for host in self.agents},
-            holdfast_objects=[str(objects)],
+            holdfast_objects=[str(self.controller.folder / "shop.yml")],
         )
-        self.controller.play("site")
 
     def _application(self, host: Host, name: str) -> None:
         host.put(APP, "/srv/app.py")
@@ -86,15 +96,18 @@ class Rolled:
     # -- its operator --
 
     def holdfast(self, *words: str) -> str:
-        """As the administrator, on the first control-plane node."""
-        options = f"--addr {self.cp.address}:8443 --ca /etc/holdfast/ca.pem --token-file /dev/stdin"
-        done = self.cp.run(f"/opt/holdfast/current/bin/holdfast {' '.join(words)} {options}", stdin=self.token)
+        """As the administrator, on a control-plane node."""
+        options = f"--addr {self.asked.address}:8443 --ca /etc/holdfast/ca.pem --token-file /dev/stdin"
+        done = self.asked.run(f"/opt/holdfast/current/bin/holdfast {' '.join(words)} {options}", stdin=self.token)
         return done.out + done.err
 
     @property
     def token(self) -> str:
+        return self.secret("admin-token")
+
+    def secret(self, name: str) -> str:
         """As the plays read it."""
-        kept = (self.controller.folder / "secrets/admin-token.vault").read_text()
+        kept = (self.controller.folder / f"secrets/{name}.vault").read_text()
         vault = VaultLib([(DEFAULT_VAULT_ID_MATCH, VaultSecret(PASSWORD.encode()))])
         return str(vault.decrypt(base64.b64decode(kept)).decode())
 
@@ -106,7 +119,7 @@ class Rolled:
 
     def back_at(self, versions: dict[str, str]) -> None:
         """All agents are connected again, and say the same."""
-        self.cp.wait(lambda: self.versions() == versions, timeout=60, what=f"all run {versions}")
+        self.asked.wait(lambda: self.versions() == versions, timeout=60, what=f"all run {versions}")
 
     def backup(self) -> Path:
         """Another one, as the play makes it."""
@@ -117,18 +130,29 @@ class Rolled:
         return made
 
     def stored(self, key: str) -> str:
+        return self.etcdctl(f"get --print-value-only {key}")
+
+    def etcdctl(self, words: str, host: Host | None = None) -> str:
+        """On this member, or where the operator works."""
+        member = host or self.asked
         etcdctl = (
-            f"ETCDCTL_ENDPOINTS=https://{self.cp.address}:2379 ETCDCTL_CACERT=/etc/holdfast/etcd/ca.pem "
+            f"ETCDCTL_ENDPOINTS=https://{member.address}:2379 ETCDCTL_CACERT=/etc/holdfast/etcd/ca.pem "
             "ETCDCTL_CERT=/etc/holdfast/etcd/root.pem ETCDCTL_KEY=/etc/holdfast/etcd/root-key.pem "
             "/opt/holdfast/etcd/current/etcdctl"
         )
-        return self.cp.run(f"{etcdctl} get --print-value-only {key}").out
+        return member.run(f"{etcdctl} {words}").out
+
+    def bao(self, path: str, host: Host | None = None, *, method: str = "GET", token: str = "") -> str:
+        """What this member of OpenBao answers, or the one where the operator works."""
+        context = ssl.create_default_context(cafile=self.controller.folder / "secrets/openbao-ca.pem")
+        url = f"https://{(host or self.asked).address}:8200/v1/{path}"
+        request = urllib.request.Request(url, method=method, headers={"X-Vault-Token": token} if token else {})
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            return str(answer.read().decode())
 
     def root(self) -> str:
         """OpenBao's."""
-        context = ssl.create_default_context(cafile=self.controller.folder / "secrets/openbao-ca.pem")
-        with urllib.request.urlopen(f"https://{self.cp.address}:8200/v1/pki/ca/pem", context=context) as answer:
-            return str(answer.read().decode())
+        return self.bao("pki/ca/pem")
 
     def epoch(self) -> str:
         """By which agents know a restored store."""

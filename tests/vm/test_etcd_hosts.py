@@ -155,10 +155,10 @@ def test_a_member_whose_host_was_lost_is_replaced_and_clients_write_throughout(m
         members.lose(lost)
         refused = members.play(check=False)
         assert refused.code != 0
-        assert "-e holdfast_etcd_replace=etcd-3" in refused.words
+        assert "-e holdfast_replace=etcd-3" in refused.words
         assert members.ids() == before
         assert lost.run(f"test -e {DATA}", check=False).code != 0
-        played = members.play("-e", "holdfast_etcd_replace=etcd-3")
+        played = members.play("-e", "holdfast_replace=etcd-3")
     after = members.ids()
     assert set(after) == set(NAMES)
     assert {name for name in NAMES if after[name] == before[name]} == {"etcd-1", "etcd-2"}

@@ -144,6 +144,18 @@ def test_a_restore_leaves_no_host_out(folder: Path):
     assert "Restore without --limit" in play(folder, "restore", "--limit", "cp-1")
 
 
+def test_a_restore_says_what_to_do_while_a_host_cannot_be_reached(folder: Path):
+    document = yaml.safe_load(INVENTORY)
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}  # nobody listens there
+    here = {"ansible_connection": "local", "ansible_host": "127.0.0.1"}
+    document["all"]["children"]["holdfast_controlplane"]["hosts"] = {"cp-1": away, "cp-2": here, "cp-3": here}
+    (folder / "inventory.yml").write_text(yaml.safe_dump(document))
+    back_up(folder)
+    said = play(folder, *RESTORE)
+    assert "cp-1 cannot be reached, and a restore needs all of cp-1, cp-2, cp-3" in said
+    assert "take it out of the inventory, restore, and put it back then. (Nothing was changed.)" in said
+
+
 LEAVE = ("remove_hosts", "--limit", "web-1")
 
 
