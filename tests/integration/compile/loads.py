@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import aiohttp
 
@@ -34,7 +34,12 @@ class Load:
     async def more(self, count: int) -> None:
         """Return after so many more answers."""
         wanted = len(self.answers) + count
-        await aeventually(lambda: len(self.answers) >= wanted, timeout=30, what=f"{count} answers; {self.failures[:3]}")
+        await aeventually(lambda: len(self.answers) >= wanted, timeout=90, what=f"{count} answers; {self.failures[:3]}")
+
+
+async def more(all_of_them: Iterable[Load], count: int) -> None:
+    """The same of each, at the same time."""
+    await asyncio.gather(*(load.more(count) for load in all_of_them))
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import aiohttp
 import grpc
 import pytest
 
-from tests.integration.compile.loads import Call, Load, asking, greeting, loads
+from tests.integration.compile.loads import Call, Load, asking, greeting, loads, more
 from tests.integration.compile.two import EAST, EXPORTED, IMPORTED, PORTS, WEB, WEST, Two, services
 from tests.support.h2 import H2
 from tests.support.meshes import policy, rule
@@ -75,11 +75,6 @@ def _grpc(channel: grpc.aio.Channel) -> Call:
             raise ValueError(f"{exc.code()} {exc.details()}") from exc
 
     return ask
-
-
-async def more(all_of_them: list[Load], count: int) -> None:
-    for load in all_of_them:
-        await load.more(count)
 
 
 def places(load: Load, last: int = 20) -> set[str]:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.integration.compile.hosts import Background, Host
-from tests.integration.compile.loads import asking, greeting, loads
+from tests.integration.compile.loads import asking, greeting, loads, more
 from tests.integration.compile.two import WEB, WEST, App, Two, services
 from tests.support.meshes import policy, rule
 
@@ -63,12 +63,11 @@ def test_a_killed_host_fails_no_http_call(mesh: Mesh):
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
             async with loads(asking(session, mesh.http), asking(session, mesh.http, "POST")) as both:
+                await more(both, 100)
                 for load in both:
-                    await load.more(100)
                     assert set(load.answers) == set(PLACES)
                 await asyncio.to_thread(mesh.callees[0].envoy.kill9)
-                for load in both:
-                    await load.more(600)
+                await more(both, 600)
             assert await in_assignment(mesh, "outbound|80|api.shop|shop/web") == 2
             get, post = both
             assert get.failures == []
@@ -83,12 +82,10 @@ def test_a_killed_host_fails_no_http_call(mesh: Mesh):
 def test_a_killed_host_fails_no_tcp_connect(mesh: Mesh):
     async def run() -> None:
         async with loads(*[greeting(mesh.tcp)] * 4) as all_of_them:
-            for load in all_of_them:
-                await load.more(20)
+            await more(all_of_them, 20)
             assert {answer for load in all_of_them for answer in load.answers} == set(PLACES)
             await asyncio.to_thread(mesh.callees[0].envoy.kill9)
-            for load in all_of_them:
-                await load.more(300)
+            await more(all_of_them, 300)
         assert await in_assignment(mesh, "outbound|5432|db.shop|shop/web") == 2
         for load in all_of_them:
             # The one that was open or half open as its host died.
