@@ -19,6 +19,9 @@ ENVOY_READY = b"GET /ready HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
 LOOK_TURNS = 5
 """Every so many turns: is our table still there, and do agent and Envoy live?"""
 
+LOADS = 4
+"""Of the rules, at most, until the kernel shows the same twice."""
+
 LAPSE_SECONDS = 3
 """After which the kernel undoes what nobody confirmed, should no helper live that does so: two turns, and a rest."""
 
@@ -224,8 +227,15 @@ class Keeper:
 
     def _load(self, now: float) -> str:
         mark = "v_" + hashlib.sha256(self._render("v_0", now).encode()).hexdigest()[:12]
-        kernel.load_rules(self._render(mark, now))
-        self._listing = kernel.listing()
+        if mark != self._mark:
+            self._listing = ""
+        # Whoever changes it before it is listed would have his change taken for ours: it is loaded until it looks the
+        # same twice.
+        for _ in range(LOADS):
+            kernel.load_rules(self._render(mark, now))
+            was, self._listing = self._listing, kernel.listing()
+            if self._listing == was:
+                break
         return mark
 
     def _render(self, mark: str, now: float) -> str:

@@ -14,11 +14,11 @@ _LISTENING = 1 << 10
 _DONE, _ERROR = 3, 2
 _HEADER, _ASK, _ANSWER = struct.Struct("=IHHII"), struct.Struct("=BBBBI48x"), struct.Struct("=4B2s2s16s16x4x8x12xII")
 _SECONDS = 1.0
-_LOOPBACK = frozenset({"127.0.0.1", "0.0.0.0", "::", "::ffff:7f00:1"})  # noqa: S104 - compared, not bound
+_LOOPBACK = frozenset({"127.0.0.1", "0.0.0.0", "::", "::1", "::ffff:7f00:1"})  # noqa: S104 - compared, not bound
 
 
 def foreign(ports: Collection[int], trusted: Collection[int]) -> dict[int, int]:
-    """Of these ports of 127.0.0.1: those on which a user listens that is none of these. Port -> user."""
+    """Of these ports of loopback: those on which a user listens that is none of these. Port -> user."""
     if not ports:
         return {}
     found: dict[int, int] = {}
