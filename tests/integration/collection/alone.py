@@ -21,7 +21,7 @@ from tests.support.collection import ROOT, environment
 MARKS = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and mounts of its own"),
 ]
 PASSWORD = "as long as it must be"
@@ -56,7 +56,7 @@ def run_alone(module: str, tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
@@ -98,7 +98,7 @@ class Alone:
                 command, cwd=self.folder, env=environment(self.folder, more), stdin=subprocess.DEVNULL, stdout=said,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-            end = time.monotonic() + 120
+            end = time.monotonic() + 240
             while play.poll() is None and not (until and until in log.read_text()):
                 assert time.monotonic() < end, log.read_text()
                 time.sleep(0.05)
