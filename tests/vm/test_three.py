@@ -1,5 +1,5 @@
-"""Three hosts that are etcd, OpenBao and control plane, as the README has them: one is lost for good, all data of all
-three are lost. Callers notice nothing of it; nor that a host that serves them reboots.
+"""Three hosts that are etcd, OpenBao and control plane, as the README has them: one is lost for good, one reboots, all
+data of all three are lost. Callers notice nothing of it; nor that a host that serves them reboots.
 """
 
 import json
@@ -134,6 +134,20 @@ def test_a_host_of_the_control_plane_is_lost_for_good_and_a_new_one_takes_its_pl
     assert {name for name, member in three.members().items() if before[name] != member} == {"cp-1"}
     assert three.processes() == running
     three.settled()
+
+
+def test_a_host_of_the_control_plane_reboots_and_one_play_unseals_its_openbao(three: Three):
+    host, running = three.planes[1], three.processes()
+    with three.load() as found, three.watched() as away:
+        host.reboot()
+        host.wait(lambda: ready(host), timeout=60, what="its node is ready")
+        assert three.sealed(host)
+        opened = three.controller.play("site", "--tags", "openbao")
+        assert opened.changed == {"cp-1": 0, "cp-2": 1, "cp-3": 0, "web": 0, "api-2": 0}
+    unharmed(found, opened)
+    assert away == []
+    three.whole()
+    assert three.processes() == running
 
 
 def test_all_data_of_all_members_are_lost_and_restored_also_by_plays_that_are_killed(three: Three):
