@@ -22,7 +22,7 @@ from mesh.model.world import Removed, Upserted
 from tests.support.changes import HOST, Changes
 from tests.support.meshes import bundle, config
 
-COUNT = 150
+COUNT = 250
 """Of changes, from each seed."""
 REFERS = {"route_config_name": pb.ROUTE, "service_name": pb.ENDPOINT}
 
