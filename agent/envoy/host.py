@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from agent.envoy import record, wanted
 from agent.envoy.record import Record, Running
@@ -25,6 +26,7 @@ ADMIN_TIMEOUT_SECONDS = 1.0
 ADMIN_LIMIT_BYTES = 4 * 1024 * 1024
 HOT_RESTART = "hot-restart"
 """What the names of the sockets begin with over which one Envoy hands over to the next."""
+_CONNECTIONS = r"^(server\.total_connections|listener\..*\.downstream_cx_active)$"
 SHM = Path("/dev/shm")  # noqa: S108 - where Envoy keeps it (shm_open)
 
 
@@ -242,13 +244,16 @@ class Host:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def connections(self) -> int | None:
-        """How many downstream connections are open, or None if Envoy does not say."""
+    def is_idle(self) -> bool:
+        """Is no downstream connection open? Not, if Envoy does not say.
+
+        What listeners have is of this moment; the sum, which knows of a replaced process's too, of some seconds ago.
+        """
         with suppress(OSError, ValueError):
-            answer = self._ask("GET", "/stats?filter=^server.total_connections$")
-            if found := re.search(rb"server\.total_connections: (\d+)", answer):
-                return int(found[1])
-        return None
+            answer = self._ask("GET", f"/stats?filter={quote(_CONNECTIONS)}")
+            held = re.findall(rb"(?m)^(?!listener\.admin\.).*: (\d+)$", answer)
+            return bool(held) and not any(map(int, held))
+        return False
 
     def drain(self) -> None:
         for path in ("/healthcheck/fail", "/drain_listeners?graceful"):

@@ -144,7 +144,7 @@ class Launcher:
         awaited = state.successor or state.current
         if awaited and not awaited.live and self._host.is_live(awaited.epoch):
             self._feed(succession.BecameLive(awaited.pid))
-        if state.stopping == "draining" and self._host.connections() == 0:
+        if state.stopping == "draining" and self._host.is_idle():
             self._feed(succession.Idle())
         if state.stopping or state.spawn_at is not None:
             self._feed(succession.Tick())

@@ -209,6 +209,24 @@ def test_a_stop_drains_and_leaves_nothing_behind():
     asyncio.run(run())
 
 
+def test_a_stop_waits_for_a_connection_that_was_made_a_moment_ago():
+    """Envoy's own sum of connections is of some seconds ago: that was nought, and a request under way was cut."""
+
+    async def run():
+        async with serving() as (r, port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
+            stopping = asyncio.create_task(r.envoy.stop())
+            await aeventually(lambda: r.envoy.state().phase == "draining")
+            await asyncio.sleep(0.5)  # the launcher looks ten times a second
+            writer.write(b"\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+            await stopping
+
+    asyncio.run(run())
+
+
 def test_what_lives_without_a_launcher_is_stopped_too():
     async def run():
         async with serving() as (r, _, _):
