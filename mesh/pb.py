@@ -38,7 +38,7 @@ from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionForm
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
-from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.listener.v3.listener_pb2 import AdditionalAddress, Listener
 from envoy.config.rbac.v3.rbac_pb2 import RBAC as RbacRules  # noqa: N811 - a message, not a constant
 from envoy.config.rbac.v3.rbac_pb2 import Action as RbacAction
 from envoy.config.route.v3.route_components_pb2 import (
@@ -208,6 +208,7 @@ __all__ = [
     "TYPE_PREFIX",
     "AccessLog",
     "AccessLogFilter",
+    "AdditionalAddress",
     "Address",
     "AggregatedConfigSource",
     "AnyMessage",

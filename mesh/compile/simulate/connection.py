@@ -63,7 +63,7 @@ def _listener(run: Run, listener: str) -> Any:
         return found
     for other in run.snapshot.resources.get(pb.LISTENER, {}).values():
         message = resource(pb.LISTENER, other.body)
-        if _place(message.address) == listener:
+        if listener in {_place(one.address) for one in (message, *message.additional_addresses)}:
             return message
     return None
 

@@ -11,7 +11,8 @@ from mesh.compile.simulate.verdict import Unsupported
 
 _READ = {
     # --- connections ---
-    pb.Listener: "name address filter_chains default_filter_chain listener_filters",
+    pb.Listener: "name address additional_addresses filter_chains default_filter_chain listener_filters",
+    pb.AdditionalAddress: "address",
     pb.FilterChain: "filter_chain_match filters transport_socket name metadata",
     pb.FilterChainMatch: "server_names transport_protocol destination_port prefix_ranges source_prefix_ranges",
     pb.CidrRange: "address_prefix prefix_len",

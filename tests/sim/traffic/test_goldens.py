@@ -6,6 +6,7 @@ from mesh import pb
 from mesh.compile import Snapshot, project
 from mesh.compile.compiler import compile as compile_anew
 from mesh.compile.simulate import Closed, Verdict, answering, calling, shares
+from mesh.model.checks import place
 from tests.golden.test_golden import CASES, read_local, read_world
 
 CALLERS = ["spiffe://east.test/ns/shop/sa/web", "spiffe://east.test/ns/other/sa/x", "spiffe://east.test/node/vm-1", ""]
@@ -37,7 +38,7 @@ def _destination(chain: pb.FilterChain) -> str:
     """An address that is chosen for it; loopback's chains are for those that are nobody's."""
     match = chain.filter_chain_match
     ranges = [one.address_prefix for one in match.prefix_ranges]
-    return f"{ranges[0]}:{match.destination_port.value or 9}" if ranges else ""
+    return place(ranges[0], match.destination_port.value or 9) if ranges else ""
 
 
 def _source(chain: pb.FilterChain) -> str:
@@ -70,3 +71,16 @@ def test_every_listener_answers(case: str):
     for name, those in verdicts.items():
         assert any(not isinstance(verdict, Closed) for verdict in those), name
         assert all(verdict.trace for verdict in those)
+
+
+def test_a_listener_is_found_at_each_of_its_addresses():
+    snapshot = compile_anew(project(read_world("capture-ipv6"), read_local("capture-ipv6")))
+
+    def reached(listener: str, to: str) -> str:
+        (share,) = shares(calling(snapshot, listener, *REQUESTS[0], "", to=to))
+        return getattr(share.verdict, "cluster", "closed")
+
+    for here in ("127.0.0.1:16530", "[::1]:16530"):
+        assert reached(here, "[2001:db8::1]:5432") == "passthrough"
+        assert reached(here, "[2001:db8::2]:5432") == reached(here, "[::1]:5432") == "unavailable"
+    assert reached("[::1]:16531", "[2001:db8::1]:5432") == "closed"

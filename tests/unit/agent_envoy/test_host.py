@@ -61,7 +61,7 @@ def test_a_memory_of_another_shape_is_left_alone(options, tmp_path, monkeypatch)
 
 def test_without_an_admin_socket_nothing_is_known(options):
     assert not Host(options).is_live(0)
-    assert Host(options).connections() is None
+    assert not Host(options).is_idle()
 
 
 @pytest.mark.parametrize(
