@@ -12,6 +12,7 @@ from agent.installer.system import call
 AGENT = CURRENT + "/bin/holdfast-agent"
 LOOK = 0.25
 JOIN_SECONDS = 120
+ASK_SECONDS = 30
 
 
 def has_joined():
@@ -70,11 +71,20 @@ def hand_over_envoy():
     return True
 
 
+def ask(*words, seconds=0):
+    """What a command of the agent prints, and why it did not; it may hang, as the agent may that it asks."""
+    try:
+        done = call(AGENT, *words, check=False, seconds=seconds + ASK_SECONDS)
+    except InstallError as exc:
+        return "", str(exc)
+    return done.stdout, (done.stderr or done.stdout).strip()[-300:] if done.returncode else ""
+
+
 def status():
     """What the agent says of itself, or None."""
-    done = call(AGENT, "status", "--config", AGENT_YAML, "-o", "json", check=False, seconds=15)
+    said, fault = ask("status", "--config", AGENT_YAML, "-o", "json")
     try:
-        return json.loads(done.stdout) if done.returncode == 0 else None
+        return None if fault else json.loads(said)
     except ValueError:
         return None
 
@@ -112,11 +122,9 @@ def drain(seconds):
     """Deregister, and let what is under way finish. Best effort: the control plane may be away. Bounded."""
     if not Path(AGENT).exists() or not is_active(AGENT_UNIT):
         return "the agent does not run, so nothing was drained"
-    done = call(
-        AGENT, "drain", "--config", AGENT_YAML, "--end", "--timeout", str(seconds), check=False, seconds=seconds + 20
-    )
-    if done.returncode:
-        return "not drained: " + (done.stderr or done.stdout).strip()[-300:]
+    _, fault = ask("drain", "--config", AGENT_YAML, "--end", "--timeout", str(seconds), seconds=seconds)
+    if fault:
+        return "not drained: " + fault
     end = time.monotonic() + seconds
     while time.monotonic() < end and (found := status()) is not None:
         if found["phase"] in {"left", "stopped"} or found["envoy"] == "down":
@@ -140,5 +148,4 @@ def clean_names():
     """/etc/hosts and the nftables table, by the helper that wrote them."""
     if not Path(AGENT).exists():
         return ""
-    done = call(AGENT, "host", "clean", check=False, seconds=30)
-    return "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-300:]
+    return ask("host", "clean")[1]

@@ -149,3 +149,15 @@ def test_a_group_without_its_user_and_a_user_without_its_group_are_seen():
     assert list(facts.halves(("root", "no-such-name"))) == []
     lonely = next(e.gr_name for e in grp.getgrall() if not facts.has_user(e.gr_name))
     assert list(facts.halves((lonely,))) == [(lonely, "group")]
+
+
+def test_an_agent_that_hangs_is_no_answer_yet_and_holds_no_leave_up(tmp_path, monkeypatch):
+    agent = tmp_path / "holdfast-agent"
+    agent.write_text("#!/bin/sh\nexec sleep 60\n")
+    agent.chmod(0o755)
+    monkeypatch.setattr(life, "AGENT", str(agent))
+    monkeypatch.setattr(life, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(life, "is_active", lambda _: True)
+    assert life.status() is None
+    assert "did not end within" in life.drain(0.1)
+    assert "did not end within" in life.clean_names()
