@@ -5,6 +5,7 @@ An Envoy that is paused (SIGSTOP) is a host that cannot be reached: the kernel t
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import time
@@ -129,9 +130,14 @@ def sockets_to(pid: int, address: str, port: int) -> Iterator[socket.socket]:
     process = os.pidfd_open(pid)
     try:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            if not str(entry.readlink()).startswith("socket:"):
+            try:
+                if not str(entry.readlink()).startswith("socket:"):
+                    continue
+            except FileNotFoundError:  # closed since it was listed
                 continue
             copy = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, process, int(entry.name), 0)
+            if copy < 0 and ctypes.get_errno() == errno.EBADF:  # closed since then
+                continue
             assert copy >= 0, os.strerror(ctypes.get_errno())
             with socket.socket(fileno=copy) as found, contextlib.suppress(OSError):
                 if found.family == socket.AF_INET and found.getpeername() == (address, port):

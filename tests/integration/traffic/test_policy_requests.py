@@ -327,6 +327,7 @@ def limits(*items: str, name: str = "p") -> str:
 
 
 def test_what_is_over_a_limit_is_refused_by_its_name(mesh: Rig):
+    mesh.objects("")  # no policy of another test, whichever came before
     listener = mesh.callees["v1"].republish(mesh.world)
     mesh.objects(limits("{name: all, requests: 3, window: 1m}"))
     with behaving(mesh.apps["v1"]) as app:
