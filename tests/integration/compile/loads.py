@@ -10,6 +10,9 @@ from tests.support.waiting import aeventually
 
 PAUSE = 0.01
 """Between two calls: what is waited for, such as a server that starts, has the processors too."""
+STAGGER = 0.37
+"""Each load's pause is longer by this part than that of the load before it: of loads in lockstep, one always has an
+instance in hand as the next one calls, so each would be given the same one again and again."""
 
 Call = Callable[[], Awaitable[str]]
 """Gives who answered; raises OSError, ClientError or ValueError if nobody did."""
@@ -18,8 +21,8 @@ Call = Callable[[], Awaitable[str]]
 class Load:
     """Calls one after another; `answers` and `failures` in their order."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, call: Call, pause: float = PAUSE) -> None:
+        self._call, self._pause = call, pause
         self.answers: list[str] = []
         self.failures: list[str] = []
 
@@ -29,7 +32,7 @@ class Load:
                 self.answers.append(await self._call())
             except (OSError, aiohttp.ClientError, ValueError) as exc:
                 self.failures.append(repr(exc))
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self._pause)
 
     async def more(self, count: int) -> None:
         """Return after so many more answers."""
@@ -44,7 +47,7 @@ async def more(all_of_them: Iterable[Load], count: int) -> None:
 
 @contextlib.asynccontextmanager
 async def loads(*calls: Call) -> AsyncIterator[list[Load]]:
-    found = [Load(call) for call in calls]
+    found = [Load(call, PAUSE * (1 + STAGGER * n)) for n, call in enumerate(calls)]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(load.run()) for load in found]
         try:

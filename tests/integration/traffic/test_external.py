@@ -1,6 +1,7 @@
 """ExternalService through a real Envoy: servers outside of the mesh, with certificates of their own."""
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ NAME = "api.outside.test"
 URI = "spiffe://outside.test/api"
 PORTS = {"tls": 443, "plain": 80, "rpc": 7443, "raw": 5433, "old": 8443}
 """What a server is -> the port under which callers know it."""
+_calls = itertools.count()
 PROTOCOLS = {"tls": "http", "plain": "http", "rpc": "grpc", "raw": "tcp", "old": "http"}
 
 
@@ -191,13 +193,11 @@ def fresh(outside: Outside) -> None:
 
 def refused(caller: Caller, name: str = "tls") -> str:
     """Why the proxy would not speak with the server, by its log."""
-    before = len(caller.host.lines())
-    reply = caller.get(name)
+    # Its line is written with some delay, as were those of earlier calls.
+    path = f"/refused-{next(_calls)}"
+    reply = caller.mesh.get(path, port=caller.listen[name])
     assert (reply.status, caller.outside.seen) == (503, [])
-    return eventually(
-        lambda: next((str(x["upstream_failure"]) for x in caller.host.lines()[before:] if x.get("status") == 503), ""),
-        what="a line of the log",
-    )
+    return str(caller.host.logged(lambda line: line.get("path") == path)["upstream_failure"])
 
 
 def test_nothing_can_be_called_that_nobody_registered(caller: Caller):
