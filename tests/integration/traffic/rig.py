@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import msgspec
@@ -76,7 +77,7 @@ class App:
     """Is what it saw kept in `seen`?"""
     seen: list[dict[str, Any]] = field(default_factory=list)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         said = {
             "by": self.name,
@@ -94,7 +95,23 @@ class App:
             request.transport.abort()
         if self.delay:
             await asyncio.sleep(self.delay)
+        if status == 200 and web.WebSocketResponse().can_prepare(request):
+            return await self._talk(request)
         return web.json_response(said, status=status, headers={"x-app": self.name, **self.headers})
+
+    async def _talk(self, request: web.Request) -> web.WebSocketResponse:
+        """A WebSocket: each message comes back with its name before it; `bye` ends it."""
+        socket = web.WebSocketResponse(protocols=("chat",))
+        await socket.prepare(request)
+        async for message in socket:
+            if message.data == "bye":
+                break
+            if message.type is aiohttp.WSMsgType.TEXT:
+                await socket.send_str(f"{self.name} {message.data}")
+            else:
+                await socket.send_bytes(message.data)
+        await socket.close()
+        return socket
 
 
 async def _greet(app: App, address: str) -> asyncio.Server:
