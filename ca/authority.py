@@ -147,6 +147,14 @@ class Authority:
                     await self._do(step)
             await aio.pause(max(1.0, min(LONGEST_WAIT, step.until - self._clock())))
 
+    async def ask_signer(self) -> str:
+        """Why it would not sign now; empty if it answers. It is asked for its roots, which takes its whole way."""
+        try:
+            await self._signer.roots()
+        except SignerError as exc:
+            return str(exc)
+        return ""
+
     async def rotate_now(self) -> None:
         """Have a new intermediate signed and issue with it, whatever the time; later if its root is a new one.
 

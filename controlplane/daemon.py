@@ -131,6 +131,7 @@ class Node:
         proxies = Proxies(self._uplinks, mirror.view, issuing.client)
         revisions = Revisions(store, self._uplinks, proxies, mirror.view, clock=time.monotonic)
         mirror.subscribe(revisions.notice)
+        issuing.report_to(self._uplinks.tell)
         self._election = Election(store, settings.replica, settings.election_ttl_seconds, rng)
         limits = settings.limits
         self._reconciler = Reconciler(

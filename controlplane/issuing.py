@@ -84,6 +84,9 @@ class Issuing:
         self._peers: tuple[PeerTrust, ...] = ()
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
+        self._tell: Callable[[float, str], None] = lambda _end, _fault: None
+        self.signer_fault = ""
+        """Why the signer would not sign, when it was last asked."""
         self.tls: ServerTls | None = None
 
     async def start(self) -> None:
@@ -102,6 +105,10 @@ class Issuing:
         """Called when the own certificate or the trusted roots change."""
         self._listeners.append(listener)
 
+    def report_to(self, tell: Callable[[float, str], None]) -> None:
+        """Called with the intermediate's end (unix seconds) and the signer's fault, again and again."""
+        self._tell = tell
+
     @property
     def roots(self) -> tuple[str, ...]:
         return self.authority.roots
@@ -118,6 +125,7 @@ class Issuing:
     async def rotate(self) -> None:
         await self.authority.rotate_now()
         self._renew_identity()
+        self._tell(self.valid_until(), self.signer_fault)
 
     def client(self) -> ssl.SSLContext:
         """TLS for dialling other replicas."""
@@ -154,11 +162,22 @@ class Issuing:
             group.create_task(
                 keep("bundle", self._publish, retry_on=(StoreError, bundle.BundleError), rng=self._rng, cap=10.0)
             )
+            group.create_task(self._look_at_signer())
             group.create_task(keep("identity", self._stay_valid, retry_on=SignerError, rng=self._rng))
 
     async def _publish(self) -> None:
         while True:
             await bundle.publish(self._store, self.authority.trust_domain, self.authority.roots, self._clock())
+            await pause(LOOK_SECONDS)
+
+    async def _look_at_signer(self) -> None:
+        """It is needed once in weeks: who sealed it by a reboot must hear of it before."""
+        while True:
+            fault = await self.authority.ask_signer()
+            if fault != self.signer_fault:
+                log.warning("the signer's state", fault=fault or "none any more", runway_ends=self.valid_until())
+            self.signer_fault = fault
+            self._tell(self.valid_until(), fault)
             await pause(LOOK_SECONDS)
 
     async def _stay_valid(self) -> None:

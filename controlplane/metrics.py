@@ -16,6 +16,7 @@ UNREADABLE = Metric("holdfast_controlplane_store_unreadable_values", "Values in 
 ISSUER_END = Metric(
     "holdfast_controlplane_intermediate_end_timestamp_seconds", "When this replica's intermediate ends."
 )
+SIGNER_UP = Metric("holdfast_controlplane_signer_up", "1 if this replica's signer answered when last asked.")
 PEER_CONNECTED = Metric("holdfast_controlplane_peer_connected", "1 while a session is in step.", ("peer",))
 PEER_LOST = Metric("holdfast_controlplane_peer_lost_seconds", "Time without a session; 0: there is one.", ("peer",))
 PEER_IMPORTED = Metric("holdfast_controlplane_peer_imported", "What is held of the peer.", ("peer", "what"))
@@ -42,6 +43,7 @@ class Metrics:
         self.revision = made.gauge(REVISION)
         self.unreadable = made.gauge(UNREADABLE)
         self.issuer_end = made.gauge(ISSUER_END)
+        self.signer_up = made.gauge(SIGNER_UP)
         self.peer_connected = made.gauge(PEER_CONNECTED)
         self.peer_lost = made.gauge(PEER_LOST)
         self.peer_imported = made.gauge(PEER_IMPORTED)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
@@ -85,6 +86,13 @@ class Uplinks:
     @property
     def replica(self) -> str:
         return self._base.replica
+
+    def tell(self, intermediate_end: float, signer_fault: str) -> None:
+        """Of this replica as a CA, to the others."""
+        told = msgspec.structs.replace(self._base, intermediate_end=intermediate_end, signer_fault=signer_fault)
+        if told != self._base:
+            self._base = told
+            self._changed.set()
 
     def connections(self) -> list[Connection]:
         return [self._connections[name] for name in sorted(self._connections)]
@@ -244,10 +252,8 @@ class Uplinks:
     def presence(self, now: float) -> Presence:
         """What this replica tells the others at this monotonic moment."""
         self._left = {node: heard for node, heard in self._left.items() if now - heard < LEFT_SECONDS}
-        return Presence(
-            replica=self._base.replica,
-            advertise=self._base.advertise,
-            version=self._base.version,
+        return msgspec.structs.replace(
+            self._base,
             connected=tuple(sorted(self._connections)),
             left={node: round(now - heard, 3) for node, heard in sorted(self._left.items())},
         )

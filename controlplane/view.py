@@ -69,6 +69,10 @@ class Presence(Frozen, frozen=True, kw_only=True):
     version: str = ""
     connected: tuple[str, ...] = ()
     """Nodes whose uplink is open here."""
+    intermediate_end: float = 0.0
+    """Unix seconds: until when it can issue without its signer. 0: not told yet."""
+    signer_fault: str = ""
+    """Why its signer would not sign, when it was last asked."""
     left: dict[str, float] = {}
     """Nodes that were cut or closed lately -> seconds of silence when this was written. Durations, so that no two
     clocks are ever compared."""

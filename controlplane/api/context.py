@@ -51,6 +51,10 @@ class Authorities(Protocol):
     def valid_until(self) -> float:
         """End of the intermediate that issues now, unix seconds; 0: none is held."""
 
+    @property
+    def signer_fault(self) -> str:
+        """Why the signer would not sign, when it was last asked."""
+
     async def rotate(self) -> None:
         """Issue with a new intermediate. May raise ca.signer.protocol.SignerError."""
 

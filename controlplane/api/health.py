@@ -35,6 +35,7 @@ async def metrics(request: web.Request) -> web.Response:
     made.revision.set(view.revision)
     made.unreadable.set(len(view.bad))
     made.issuer_end.set(context.authority.valid_until())
+    made.signer_up.set(not context.authority.signer_fault)
     _peers(context)
     return web.Response(body=made.page(), headers={"Content-Type": made.content_type})
 

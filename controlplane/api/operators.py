@@ -135,6 +135,8 @@ async def status(request: web.Request) -> web.Response:
             "version": presence.version,
             "connected": len(presence.connected),
             "leader": presence.replica == leader,
+            "intermediate": {"notAfter": presence.intermediate_end},
+            "signerFault": presence.signer_fault,
         }
         for _, presence in sorted(view.replicas.items())
     ]

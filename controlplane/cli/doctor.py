@@ -63,7 +63,7 @@ async def examine_all(to: Connection) -> list[Any]:
             *checks,
             examine.token(who, time.time()),
             examine.store(status),
-            examine.issuer(status, time.time()),
+            *examine.issuers(status, time.time()),
             examine.versions(version("holdfast"), status, proxies),
             *examine.agents(status, proxies, time.time()),
             *examine.peers(status),

@@ -12,6 +12,7 @@ Verdict = Literal["ok", "warn", "fail"]
 SKEW_WARN, SKEW_FAIL = 5.0, 120.0
 """Seconds. Certificates are backdated by five minutes: a clock that is off by more refuses fresh ones."""
 TOKEN_WARN = 7 * 86400.0
+SIGNER_ADVICE = "unseal it (the plays do: `site.yml --tags openbao`), or see whether that node still reaches it"
 ISSUER_WARN, ISSUER_FAIL = 7 * 86400.0, 86400.0
 SILENCE_WARN = 10.0
 """Seconds. An agent is pinged every two."""
@@ -81,11 +82,23 @@ def store(status: Mapping[str, Any]) -> Check:
     return Check("etcd", "ok", f"connected, revision {found['revision']}")
 
 
-def issuer(status: Mapping[str, Any], now: float) -> Check:
-    left = status["intermediate"]["notAfter"] - now
+def issuers(status: Mapping[str, Any], now: float) -> list[Check]:
+    """Of each control-plane node: how long it can issue by itself, and whether what signs for it answers."""
+    return [
+        _issuer(one["replica"], one["intermediate"]["notAfter"] - now, one["signerFault"])
+        for one in status["replicas"]
+        if one["intermediate"]["notAfter"]  # not told yet: it has just begun
+    ]
+
+
+def _issuer(replica: str, left: float, fault: str) -> Check:
     verdict: Verdict = "ok" if left > ISSUER_WARN else "warn" if left > ISSUER_FAIL else "fail"
-    advice = "" if verdict == "ok" else "can the control plane reach its signer (Vault)? its log tells"
-    return Check("issuing CA", verdict, f"intermediate valid for {span(left)}", advice)
+    found = f"intermediate valid for {span(left)}"
+    advice = "" if verdict == "ok" else "its log says why it is not renewed"
+    if fault:
+        found, advice = f"{found}; its signer does not answer: {fault}", SIGNER_ADVICE
+        verdict = "fail" if verdict == "fail" else "warn"
+    return Check(f"issuing CA {replica}", verdict, found, advice)
 
 
 def versions(mine: str, status: Mapping[str, Any], proxies: Mapping[str, Any]) -> Check:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -38,14 +38,25 @@ def status(form: str, flags: Flags) -> None:
         click.echo(plain(line))
     click.echo("")
     table(
-        ["REPLICA", "LEADER", "AGENTS", "VERSION", "URL"],
-        [
-            [r["replica"], "yes" if r["leader"] else "-", str(r["connected"]), r["version"], r["advertise"]]
-            for r in found["replicas"]
-        ],
+        ["REPLICA", "LEADER", "AGENTS", "INTERMEDIATE", "SIGNER", "VERSION", "URL"],
+        [replica(r, time.time()) for r in found["replicas"]],
     )
     for line in troubles(found, time.time()):
         say(line)
+
+
+def replica(one: Mapping[str, Any], now: float) -> list[str]:
+    """Its line in the table. Pure."""
+    end = one["intermediate"]["notAfter"]
+    return [
+        one["replica"],
+        "yes" if one["leader"] else "-",
+        str(one["connected"]),
+        span(end - now) if end else "-",
+        "AWAY" if one["signerFault"] else "ok" if end else "-",
+        one["version"],
+        one["advertise"],
+    ]
 
 
 def summary(found: Mapping[str, Any], now: float) -> list[str]:
@@ -108,29 +119,47 @@ def troubles(found: Mapping[str, Any], now: float) -> list[str]:
     if not found["store"]["connected"]:
         lines.append("the store does not answer this control-plane node; running traffic goes on")
     lines += [f"unreadable in the store: {bad['key']}: {bad['reason']}" for bad in found["store"]["bad"]]
+    for part in (_of_replicas, _of_peers, _of_certificates, _of_proxies):
+        lines += part(found, now)
+    return lines
+
+
+def _of_replicas(found: Mapping[str, Any], now: float) -> Iterator[str]:
+    for one in found["replicas"]:
+        if fault := one["signerFault"]:
+            left = span(one["intermediate"]["notAfter"] - now)
+            yield f"{one['replica']}: its signer does not answer: {fault}; it issues for {left} without it"
     if not found.get("leader"):
-        lines.append("no leader is elected: nobody is marked lost until there is one")
+        yield "no leader is elected: nobody is marked lost until there is one"
+
+
+def _of_peers(found: Mapping[str, Any], _now: float) -> Iterator[str]:
     for peer in found.get("peers") or []:
         if peer["state"] in {"lost", "refused"}:
             why = f": {peer['reason']}" if peer["reason"] else ""
             kept = "what was imported is kept"
-            lines.append(f"peer {peer['name']} is {peer['state']} for {span(peer['lostSeconds'])}{why}; {kept}")
+            yield f"peer {peer['name']} is {peer['state']} for {span(peer['lostSeconds'])}{why}; {kept}"
         if peer["refused"]:
-            lines.append(
-                f"peer {peer['name']}: {peer['refused']} items are refused; `holdfast peering describe` says why"
-            )
+            yield f"peer {peer['name']}: {peer['refused']} items are refused; `holdfast peering describe` says why"
+
+
+def _of_certificates(found: Mapping[str, Any], now: float) -> Iterator[str]:
     for name, end, begin in certificates(found):
         left = (end - now) / max(1.0, end - begin)
         if left <= 0:
-            lines.append(f"EXPIRED: {name}")
+            yield f"EXPIRED: {name}"
         elif left < ALARM:
-            lines.append(f"ALARM: {name} has {span(end - now)} left, {left:.0%} of its life: renewals fail")
+            yield f"ALARM: {name} has {span(end - now)} left, {left:.0%} of its life: renewals fail"
         elif left < WARN:
-            lines.append(f"warning: {name} has {span(end - now)} left, {left:.0%} of its life: its renewal is late")
+            yield f"warning: {name} has {span(end - now)} left, {left:.0%} of its life: its renewal is late"
+
+
+def _of_proxies(found: Mapping[str, Any], _now: float) -> Iterator[str]:
     for item in found["proxies"]["items"]:
         report = item.get("report") or {}
-        lines += [f"{item['node']}: {r['object']} is refused: {r['reason']}" for r in report.get("rejected") or []]
-        lines += [f"warning: {item['node']}: {warning}" for warning in report.get("warnings") or []]
+        for refused in report.get("rejected") or []:
+            yield f"{item['node']}: {refused['object']} is refused: {refused['reason']}"
+        for warning in report.get("warnings") or []:
+            yield f"warning: {item['node']}: {warning}"
         if report.get("held"):
-            lines.append(f"{item['node']}: holds back a mass deletion: {report['held']}")
-    return lines
+            yield f"{item['node']}: holds back a mass deletion: {report['held']}"

@@ -5,7 +5,7 @@ import pytest
 from controlplane.cli import examine
 from controlplane.cli.proxy import TITLES, complaints, row
 from controlplane.cli.reach import Reach
-from controlplane.cli.status import summary, troubles
+from controlplane.cli.status import replica, summary, troubles
 
 NOW = 1_000_000.0
 DAY = 86400.0
@@ -19,10 +19,15 @@ def proxy(node: str = "web-1", *, left: float = 2 * DAY, **more):
             "report": report | more}  # fmt: skip
 
 
+def node(name: str = "cp-1", *, left: float = 20 * DAY, fault: str = ""):
+    return {"replica": name, "advertise": "u", "version": "0.1.0", "connected": 1, "leader": True,
+            "intermediate": {"notAfter": NOW + left}, "signerFault": fault}  # fmt: skip
+
+
 def status(*proxies, **more):
     found = {
         "trustDomain": "d", "cluster": "c", "version": "0.1.0", "leader": "cp-1",
-        "replicas": [{"replica": "cp-1", "advertise": "u", "version": "0.1.0", "connected": 1, "leader": True}],
+        "replicas": [node()],
         "store": {"connected": True, "revision": 9, "bad": []},
         "nodes": {"known": 1, "connected": 1, "lost": []},
         "services": 1, "instances": 1, "endpoints": 1, "intermediate": {"notAfter": NOW + 20 * DAY},
@@ -107,11 +112,27 @@ def test_doctor_on_tokens_and_issuers():
     assert examine.token(who | {"expires": NOW + 30 * DAY}, NOW).verdict == "ok"
     assert examine.token(who | {"expires": NOW + DAY}, NOW).verdict == "warn"
     ends = [20 * DAY, 3 * DAY, 0.5 * DAY]
-    assert [examine.issuer(status(intermediate={"notAfter": NOW + e}), NOW).verdict for e in ends] == [
-        "ok",
-        "warn",
-        "fail",
+    found = examine.issuers(status(replicas=[node(left=left) for left in ends]), NOW)
+    assert [check.verdict for check in found] == ["ok", "warn", "fail"]
+
+
+def test_a_signer_that_is_sealed_is_told_by_the_name_of_its_node():
+    found = status(replicas=[node(), node("cp-2", fault="it is sealed"), node("cp-3", left=60, fault="it is sealed")])
+    assert [troubles(found, NOW)[0], len(troubles(found, NOW))] == [
+        "cp-2: its signer does not answer: it is sealed; it issues for 20d without it",
+        2,
     ]
+    checks = examine.issuers(found, NOW)
+    assert [check.verdict for check in checks] == ["ok", "warn", "fail"]
+    assert "it is sealed" in checks[1].found
+    assert "--tags openbao" in checks[1].advice
+    assert [replica(one, NOW)[3:5] for one in found["replicas"]] == [["20d", "ok"], ["20d", "AWAY"], ["1m0s", "AWAY"]]
+
+
+def test_a_node_that_has_just_begun_has_told_nothing_of_its_signer():
+    new = node() | {"intermediate": {"notAfter": 0.0}}
+    assert replica(new, NOW)[3:5] == ["-", "-"]
+    assert examine.issuers(status(replicas=[new]), NOW) == []
 
 
 def test_doctor_on_agents():

@@ -13,6 +13,7 @@ from ca.authority import Authority
 from ca.seal import Cipher
 from ca.signer.memory import MemorySigner
 from ca.signer.protocol import SignerUnavailable
+from controlplane import issuing
 from controlplane.setup import InitOptions, init_store
 from mesh import codec, keys
 from mesh.store.memory import MemoryStore
@@ -63,6 +64,49 @@ def test_a_node_restarts_and_issues_while_its_signer_is_away(tmp_path):
             status, answer = await cp.call("POST", "/v1/ca/rotate", {"what": "intermediate"})
             assert status == 503
             assert "sealed" in answer["error"]
+
+    asyncio.run(run())
+
+
+class Sealed:
+    """A signer that can be sealed and opened."""
+
+    def __init__(self, real: MemorySigner) -> None:
+        self.real, self.sealed = real, False
+
+    async def sign_intermediate(self, csr_pem, ttl):
+        return await self.real.sign_intermediate(csr_pem, ttl)
+
+    async def roots(self):
+        if self.sealed:
+            raise SignerUnavailable("it is sealed")
+        return await self.real.roots()
+
+    async def close(self):
+        pass
+
+
+def test_a_signer_that_is_sealed_is_told_long_before_it_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(issuing, "LOOK_SECONDS", 0.05)
+
+    async def run():
+        store, signer = MemoryStore(), Sealed(MemorySigner(DOMAIN, clock=time.time))
+        made = await init_store(store, signer, InitOptions(trust_domain=DOMAIN), time.time())
+
+        async def told(cp, fault):
+            _, found = await cp.call("GET", "/v1/status")
+            (mine,) = found["replicas"]
+            async with cp.request("GET", "/metrics", token=cp.admin) as response:
+                page = await response.text()
+            up = "holdfast_controlplane_signer_up 0.0" if fault else "holdfast_controlplane_signer_up 1.0"
+            assert mine["intermediate"]["notAfter"] == found["intermediate"]["notAfter"]
+            return mine["signerFault"] == fault and up in page
+
+        async with replica(store, signer, settings_for(tmp_path), made.admin_token) as cp:
+            for fault in ("", "it is sealed", ""):
+                signer.sealed = bool(fault)
+                await aeventually(lambda fault=fault: told(cp, fault), what=f"told: {fault!r}")
+                assert (await cp.call("GET", "/readyz", token=None))[0] == 200
 
     asyncio.run(run())
 
