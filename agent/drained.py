@@ -4,13 +4,19 @@ It is the host's own word, so it survives restarts and holds without a control p
 as *draining*: callers leave it, and what is under way ends by itself.
 """
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mesh import codec
 from mesh.model import Frozen
 
 FILE = "drained.json"
+LOCK_SECONDS = 1.0
+"""The longest that a unit which starts waits for another one that does. Each holds it for a few milliseconds."""
 
 
 class Drained(Frozen, frozen=True, kw_only=True):
@@ -52,7 +58,8 @@ def save(folder: Path, drained: Drained) -> None:
 def end_kept(folder: Path, what: str) -> None:
     """On disk, where no agent runs that could be told. By name, with or without its namespace.
 
-    As the folder's owner, whoever this is: what lies in it is that user's, links included.
+    As the folder's owner, whoever this is: what lies in it is that user's, links included. One after the other, so that
+    units which start together do not put each other's words back.
     """
     try:
         owner = folder.stat()
@@ -62,11 +69,30 @@ def end_kept(folder: Path, what: str) -> None:
         os.setegid(owner.st_gid)
         os.seteuid(owner.st_uid)
     try:
-        held = load(folder)
-        meant = [name for name in held.services if what in {name, name.partition(".")[0]}]
-        if len(meant) == 1:
-            save(folder, held.end(meant[0]))
+        with _alone(folder):
+            held = load(folder)
+            meant = [name for name in held.services if what in {name, name.partition(".")[0]}]
+            if len(meant) == 1:
+                save(folder, held.end(meant[0]))
     finally:
         if os.getuid() == 0:
             os.seteuid(0)
             os.setegid(0)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Or without it, where somebody keeps it: the agent's user could, and no unit is to wait for that."""
+    descriptor, end = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), time.monotonic() + LOCK_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < end:
+                    time.sleep(0.01)
+                    continue
+            break
+        yield
+    finally:
+        os.close(descriptor)

@@ -117,9 +117,12 @@ def hook_service(config: Path, name: str, unit: str, timeout: float, *, write: b
     With it, `systemctl restart` of the unit fails no request: callers leave first, and come back when it is healthy.
     Where the agent is down the unit starts and stops all the same.
 
+    Of a template, each instance is a service of its own, with %i in its name.
+
     \b
     Examples:
       holdfast-agent service hook web --unit web.service
+      holdfast-agent service hook web-%i --unit web@.service --write
       holdfast-agent service hook web.shop --unit web.service --write
     """
     from agent import unithook

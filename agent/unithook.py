@@ -11,6 +11,8 @@ SYSTEM = Path("/etc/systemd/system")
 NAME = "holdfast.conf"
 INSTALLED = Path("/usr/local/bin/holdfast-agent")
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]+\.service")
+INSTANCE = "%i"
+"""systemd's word for what stands between `@` and `.service`."""
 _SERVICE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -20,10 +22,7 @@ class HookError(Exception):
 
 def render(name: str, unit: str, timeout: float, stops: Sequence[str], config: Path) -> str:
     """The text. `stops`: the unit's own ExecStop lines, which must come after callers have left. Pure."""
-    if not _SERVICE.fullmatch(name):
-        raise HookError(f"{name[:80]!r} is not the name of a service")
-    if not _UNIT.fullmatch(unit):
-        raise HookError(f"{unit[:80]!r} is not the name of a service unit, such as web.service")
+    _check(name, unit)
     if not 0 < timeout <= 3600:
         raise HookError("--timeout is between 0 and 3600 seconds")
     if any(c.isspace() or c in "%$'\"" for c in str(config)):
@@ -46,6 +45,25 @@ def render(name: str, unit: str, timeout: float, stops: Sequence[str], config: P
         f"TimeoutStopSec={timeout + 90:g}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _check(name: str, unit: str) -> None:
+    """Is it a unit, and does its stop mean this service alone?"""
+    if not _SERVICE.fullmatch(name.replace(INSTANCE, "0")):
+        raise HookError(f"{name[:80]!r} is not the name of a service")
+    if not _UNIT.fullmatch(unit):
+        raise HookError(f"{unit[:80]!r} is not the name of a service unit, such as web.service")
+    template = unit.endswith("@.service")
+    if template and INSTANCE not in name:
+        first, dot, namespace = name.partition(".")
+        raise HookError(
+            f"{unit} is a template: the stop of any one of its instances would take {name} out of service for all of"
+            f" them. If each instance is a service of its own, {first}-1 for {unit[:-8]}1.service, say"
+            f" `service hook {first}-{INSTANCE}{dot}{namespace} --unit {unit}`; if {name} is one of them alone, name"
+            " that instance's unit; if they share a port, tie none of them to it"
+        )
+    if not template and INSTANCE in name:
+        raise HookError(f"{unit} is no template, and has no instance to put in place of {INSTANCE} in {name}")
 
 
 def own_stops(unit: str) -> tuple[str, ...]:

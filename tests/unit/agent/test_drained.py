@@ -1,6 +1,8 @@
 """What is out of service: kept on disk, service by service or the whole host; and the drop-in of a service's unit."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,31 @@ def test_the_units_own_commands_are_found_and_ours_are_not():
     assert unithook.stops_of(text) == ("/bin/a   b",)
 
 
+def test_each_instance_of_a_template_is_a_service_of_its_own():
+    """systemd puts the instance in; `web@2` goes on being called when `web@1` stops."""
+    text = unithook.render("web-%i.shop", "web@.service", 30, (), CONFIG)
+    ran = [line for line in text.splitlines() if line.startswith(("ExecStartPost=", "ExecStop="))]
+    assert ran[0].endswith(" service start web-%i.shop")
+    assert ran[1].endswith(" service stop --timeout 30 web-%i.shop")
+    assert " service stop --timeout 30 web-1\n" in unithook.render("web-1", "web@1.service", 30, (), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "said"),
+    [
+        ("web", "web@.service", "`service hook web-%i --unit web@.service`"),
+        ("web.shop", "web@.service", "`service hook web-%i.shop --unit web@.service`"),
+        ("web-%i", "web.service", "web.service is no template"),
+        ("web-%n", "web@.service", "is not the name of a service"),
+        ("web-%%i", "web@.service", "is not the name of a service"),
+    ],
+)
+def test_a_template_that_would_take_all_its_instances_out_is_refused_with_what_to_do(name, unit, said):
+    with pytest.raises(unithook.HookError) as caught:
+        unithook.render(name, unit, 30, (), CONFIG)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "unit", "timeout", "config"),
     [
@@ -86,6 +113,27 @@ def test_a_unit_that_starts_while_no_agent_runs_is_not_drained_for_good(tmp_path
     assert done.exit_code == 0, done.output
     assert "will find web in service" in done.output
     assert drained.load(data) == Drained(host=7, services={"api.shop": 5})
+
+
+def test_units_that_start_together_without_an_agent_all_come_back(tmp_path):
+    """`systemctl start web@1 web@2 …`: each takes back its own word, and no word of another's is put back."""
+    held = Drained()
+    for number in range(90):
+        held = held.begin(f"web-{number}.shop", 5)
+    drained.save(tmp_path, held)
+    code = "import sys; from pathlib import Path; from agent import drained\n"
+    code += "for n in range(int(sys.argv[1]), 90, 3): drained.end_kept(Path(sys.argv[2]), f'web-{n}')"
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(n), str(tmp_path)]) for n in range(3)]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0, 0]
+    assert drained.load(tmp_path) == Drained()
+
+
+def test_a_lock_that_somebody_keeps_does_not_hold_up_a_unit(tmp_path, monkeypatch):
+    monkeypatch.setattr(drained, "LOCK_SECONDS", 0.05)
+    drained.save(tmp_path, Drained().begin("web.shop", 5))
+    with drained._alone(tmp_path):
+        drained.end_kept(tmp_path, "web")
+    assert drained.load(tmp_path) == Drained()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder to another user")
