@@ -41,6 +41,11 @@ class Three(Rolled):
         """Etcd's."""
         return {one["name"]: one["ID"] for one in json.loads(self.etcdctl("member list -w json"))["members"]}
 
+    def signer_faults(self) -> dict[str, str]:
+        """As `status` has them."""
+        found = json.loads(self.holdfast("status", "-o", "json"))
+        return {one["replica"]: one["signerFault"] for one in found["replicas"] if one["signerFault"]}
+
     def let_lead(self, host: Host) -> None:
         """In etcd and in OpenBao."""
         for member in self.planes:
@@ -142,11 +147,13 @@ def test_a_host_of_the_control_plane_reboots_and_one_play_unseals_its_openbao(th
         host.reboot()
         host.wait(lambda: ready(host), timeout=60, what="its node is ready")
         assert three.sealed(host)
+        host.wait(lambda: list(three.signer_faults()) == [host.name], timeout=120, what="an operator is told of it")
         opened = three.controller.play("site", "--tags", "openbao")
         assert opened.changed == {"cp-1": 0, "cp-2": 1, "cp-3": 0, "web": 0, "api-2": 0}
     unharmed(found, opened)
     assert away == []
     three.whole()
+    host.wait(lambda: three.signer_faults() == {}, timeout=120, what="all signers answer again")
     assert three.processes() == running
 
 
