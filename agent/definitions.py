@@ -24,6 +24,15 @@ Claim = tuple[str, str]
 """Something of a host that only one definition can have: kind and name."""
 
 
+_OTHER = {
+    "service": "another `name` or `namespace`, or remove one",
+    "instance": "another `instance`",
+    "listen": "another `listen` or `ports[].port`",
+    "port": "another `listen` or `ports[].port`",
+}
+"""What to change, by the kind of what two definitions claim."""
+
+
 @dataclass(frozen=True, slots=True)
 class Definitions:
     good: tuple[ServiceDefinition, ...] = ()
@@ -43,8 +52,10 @@ def stamp(folder: Path) -> Stamp:
     return tuple(found)
 
 
-def load(folder: Path) -> Definitions:
-    """Everything usable in the folder, and what is wrong with the rest. Never raises for what a file holds."""
+def load(folder: Path, node: str) -> Definitions:
+    """Everything usable in the folder of this node, and what is wrong with the rest. Never raises for what a file
+    holds.
+    """
     texts: list[tuple[str, bytes]] = []
     problems: list[str] = []
     files = _files(folder)
@@ -62,7 +73,7 @@ def load(folder: Path) -> Definitions:
             problems.append(f"{path.name}: larger than {codec.MAX_TEXT // 2**20} MiB")
         else:
             texts.append((path.name, text))
-    read = parse(texts)
+    read = parse(texts, node)
     return Definitions(read.good, (*problems, *read.problems))
 
 
@@ -78,7 +89,7 @@ def _read(path: Path) -> bytes | None:
         os.close(descriptor)
 
 
-def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:
+def parse(texts: Iterable[tuple[str, bytes]], node: str) -> Definitions:
     """The definitions in these files, in their order. Pure."""
     good: list[ServiceDefinition] = []
     problems: list[str] = []
@@ -97,21 +108,21 @@ def parse(texts: Iterable[tuple[str, bytes]]) -> Definitions:
                 problems += [f"{name}: {f.path}: {f.reason}" if f.path else f"{name}: {f.reason}" for f in faults]
                 continue
             assert isinstance(parsed, ServiceDefinition)
-            if clashes := [*_clashes(parsed, taken), *_shared(parsed, callers)]:
+            if clashes := [*_clashes(parsed, node, taken), *_shared(parsed, callers)]:
                 problems += [f"{name}: {clash}" for clash in clashes]
                 continue
             who = f"{parsed.name}.{parsed.namespace} ({name})"
-            taken.update(dict.fromkeys(_claims(parsed), who))
+            taken.update(dict.fromkeys(_claims(parsed, node), who))
             for claim in _callers(parsed):
                 callers.setdefault(claim, (parsed.identity, who))
             good.append(parsed)
     return Definitions(tuple(good), tuple(problems))
 
 
-def _claims(definition: ServiceDefinition) -> tuple[Claim, ...]:
+def _claims(definition: ServiceDefinition, node: str) -> tuple[Claim, ...]:
     return (
         ("service", f"{definition.name}.{definition.namespace}"),
-        *((("instance", f"{definition.namespace}/{definition.instance}"),) if definition.instance else ()),
+        ("instance", f"{definition.namespace}/{definition.instance_name(node)}"),
         *(("listen", upstream.listen) for upstream in definition.upstreams if upstream.listen),
         *(("port", place(port.address, port.port)) for port in definition.ports),
     )
@@ -135,11 +146,15 @@ def _rivals(claim: Claim) -> tuple[Claim, ...]:
     return (claim,)
 
 
-def _clashes(definition: ServiceDefinition, taken: Mapping[Claim, str]) -> Iterator[str]:
-    for kind, what in _claims(definition):
+def _clashes(definition: ServiceDefinition, node: str, taken: Mapping[Claim, str]) -> Iterator[str]:
+    service, instance, *places = _claims(definition, node)
+    # The same service twice has the same instance twice, which says nothing more.
+    for kind, what in (service, *places) if service in taken else (instance, *places):
         for other in _rivals((kind, what)):
             if other in taken:
-                yield f"{kind} {what} is already taken by {taken[other]}"
+                made = kind == "instance" and not definition.instance
+                told = f"{what} (`<name>-<node>`, where it names none)" if made else what
+                yield f"{service[1]}: {kind} {told} is already taken by {taken[other]}: give one of them {_OTHER[kind]}"
 
 
 def _shared(definition: ServiceDefinition, callers: Mapping[Claim, tuple[str, str]]) -> Iterator[str]:

@@ -100,7 +100,7 @@ class Host:
         if stamp == self._stamp:
             return other
         self._stamp = stamp
-        loaded = definitions.load(self._folder)
+        loaded = definitions.load(self._folder, self._settings.node)
         self.places.give(loaded.good, _ports(self._settings))
         before, self.definitions = self.definitions, loaded
         for problem in loaded.problems:
@@ -114,7 +114,7 @@ class Host:
 
     def look(self) -> None:
         """What definitions and places are on disk, for who is not the agent: nothing is given out."""
-        self.definitions = definitions.load(self._folder)
+        self.definitions = definitions.load(self._folder, self._settings.node)
         self.places.look()
 
     async def watch(self, on_change: Callable[[], None]) -> None:
@@ -194,7 +194,7 @@ class Host:
             for gateway in self._gateway()
         ]
         for definition in self.definitions.good:
-            name = definition.instance or f"{definition.name}-{self._settings.node}"
+            name = definition.instance_name(self._settings.node)
             tally = monitor.tallies.get((definition.namespace, definition.name))
             state = "yes" if registered and definition.identity in keeper.held else "no"
             found.append(

@@ -109,7 +109,11 @@ def admit(  # noqa: PLR0911 - one for each fault
         return "only the control plane says that an instance is lost"
     other = view.instances.get(instance.ref)
     if other and other.object.spec.node != name and view.node(other.object.spec.node):
-        return f"the name is taken by an instance of node {other.object.spec.node!r}"
+        holder = other.object.spec
+        return (
+            f"the name is taken by an instance of node {holder.node!r}, of service {holder.service!r}: give this one"
+            " another `instance` in its definition (services.d)"
+        )
     return ""
 
 

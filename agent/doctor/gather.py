@@ -95,7 +95,7 @@ def gather(config: Path, clock: Callable[[], float]) -> Facts:
         stored = identity(settings)
     except GatherError as exc:
         fault = str(exc)
-    loaded = definitions.load(Path(settings.services_dir))
+    loaded = definitions.load(Path(settings.services_dir), settings.node)
     reached = asyncio.run(_ask_all(settings, stored, clock))
     pids = tuple(one.pid for one in envoys(settings))
     return Facts(

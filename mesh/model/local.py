@@ -193,14 +193,15 @@ class ServiceDefinition(Frozen, frozen=True, kw_only=True):
     def wants(self) -> tuple[ServiceRef, ...]:
         return tuple(u.called(self.namespace) for u in self.upstreams)
 
+    def instance_name(self, node: str) -> str:
+        return self.instance or f"{self.name}-{node}"
+
     def instance_on(
         self, node: str, address: str, health: str = "unhealthy", mtls_port: int = MTLS_PORT, locality: str = ""
     ) -> Instance:
         """The record to register for this definition on this node."""
         return Instance(
-            metadata=Metadata(
-                name=self.instance or f"{self.name}-{node}", namespace=self.namespace, labels=self.labels
-            ),
+            metadata=Metadata(name=self.instance_name(node), namespace=self.namespace, labels=self.labels),
             spec=InstanceSpec(
                 node=node,
                 service=self.name,

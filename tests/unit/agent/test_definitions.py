@@ -4,6 +4,7 @@ import pytest
 
 from agent.definitions import load, parse, stamp
 
+NODE = "n1"
 WEB = b"""
 name: web
 namespace: shop
@@ -25,7 +26,8 @@ def test_bad_files_do_not_stop_the_others():
                 "50-hostile.yaml",
                 b"name: x\nports: [{port: 99999}]\nupstreams: [{service: a, port: 1, listen: '0.0.0.0:1'}]\n",
             ),
-        ]
+        ],
+        NODE,
     )
     assert [d.name for d in read.good] == ["web", "api"]
     named = {problem.partition(":")[0] for problem in read.problems}
@@ -43,7 +45,7 @@ def test_what_is_no_file_holds_nobody_up(tmp_path):
     (tmp_path / "3.yaml").symlink_to("/dev/zero")
     (tmp_path / "4.yaml").mkdir()
     (tmp_path / "5.yaml").symlink_to("/proc/self/mem")
-    read = load(tmp_path)
+    read = load(tmp_path, NODE)
     assert [d.name for d in read.good] == ["web"]
     assert {problem.partition(":")[0] for problem in read.problems} == {"2.yaml", "3.yaml", "4.yaml", "5.yaml"}
 
@@ -55,11 +57,60 @@ def test_what_two_files_claim_stays_with_the_first():
             ("2.yaml", WEB.replace(b"name: web", b"name: other")),
             ("3.yaml", API.replace(b"8081", b"9001")),
             ("4.yaml", API.replace(b"8081", b"8080")),
-        ]
+        ],
+        NODE,
     )
     assert [d.name for d in read.good] == ["web", "api"]
     assert [p.partition(":")[0] for p in read.problems] == ["2.yaml", "3.yaml"]
     assert "web.shop" in read.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (
+            "{name: a, instance: b-n1}",
+            "{name: b}",
+            (
+                "b.default: instance default/b-n1 (`<name>-<node>`, where it names none) is already taken by a.default"
+                " (1.yaml): give one of them another `instance`"
+            ),
+        ),
+        (
+            "{name: a}",
+            "{name: b, instance: a-n1}",
+            (
+                "b.default: instance default/a-n1 is already taken by a.default (1.yaml): give one of them another"
+                " `instance`"
+            ),
+        ),
+        (
+            "{name: web}",
+            "{name: web}",
+            (
+                "web.default: service web.default is already taken by web.default (1.yaml): give one of them another"
+                " `name` or `namespace`, or remove one"
+            ),
+        ),
+        (
+            "{name: a, ports: [{port: 80}]}",
+            "{name: b, upstreams: [{service: c, port: 1, listen: '127.0.0.1:80'}]}",
+            (
+                "b.default: listen 127.0.0.1:80 is already taken by a.default (1.yaml): give one of them another"
+                " `listen` or `ports[].port`"
+            ),
+        ),
+    ],
+)
+def test_a_clash_names_both_files_both_services_and_what_to_change(first, second, said):
+    read = parse([("1.yaml", first.encode()), ("2.yaml", second.encode())], NODE)
+    assert len(read.good) == 1
+    assert read.problems == (f"2.yaml: {said}",)
+
+
+def test_the_same_name_in_two_namespaces_is_two_instances():
+    read = parse([("1.yaml", b"{name: a, namespace: b-c}"), ("2.yaml", b"{name: a, namespace: b}")], NODE)
+    assert (len(read.good), read.problems) == (2, ())
 
 
 def test_a_folder_is_read_in_the_order_of_names_and_only_yaml(tmp_path):
@@ -67,19 +118,19 @@ def test_a_folder_is_read_in_the_order_of_names_and_only_yaml(tmp_path):
     (tmp_path / "a.yml").write_bytes(WEB)
     (tmp_path / "c.yaml~").write_bytes(b"name: no\n")
     (tmp_path / ".d.yaml").write_bytes(b"name: no\n")
-    assert [d.name for d in load(tmp_path).good] == ["web", "api"]
-    assert load(tmp_path / "none").good == ()
+    assert [d.name for d in load(tmp_path, NODE).good] == ["web", "api"]
+    assert load(tmp_path / "none", NODE).good == ()
 
 
 def test_one_file_may_hold_several():
-    read = parse([("all.yaml", WEB + b"---\n" + API)])
+    read = parse([("all.yaml", WEB + b"---\n" + API)], NODE)
     assert [d.name for d in read.good] == ["web", "api"]
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path):
     (tmp_path / "a.yaml").symlink_to(tmp_path / "nowhere")
     (tmp_path / "b.yaml").write_bytes(API)
-    read = load(tmp_path)
+    read = load(tmp_path, NODE)
     assert [d.name for d in read.good] == ["api"]
     assert "a.yaml" in read.problems[0]
 
@@ -105,7 +156,8 @@ def test_a_process_calls_as_one_identity():
             named("c", "[]", "[a.service]"),
             named("d", "[other]"),
             named("e", "[app]", "[a.service]", account="a"),
-        ]
+        ],
+        NODE,
     )
     assert [d.name for d in read.good] == ["a", "d", "e"], "e is the same identity as a"
     assert [p.partition(": one")[0] for p in read.problems] == [
@@ -120,4 +172,4 @@ def test_several_files_may_call_by_name():
         (f"{name}.yaml", f"name: {name}\nupstreams: [{upstreams}]\ncallers: {{users: [{name}]}}\n".encode())
         for name in ("a", "b")
     ]
-    assert [d.name for d in parse(texts).good] == ["a", "b"]
+    assert [d.name for d in parse(texts, NODE).good] == ["a", "b"]

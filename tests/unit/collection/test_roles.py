@@ -149,7 +149,7 @@ def test_addresses_of_ipv6_stand_in_brackets_where_a_port_follows(written: Path)
 
 @pytest.mark.slow
 def test_services_are_written_as_the_agent_reads_them_and_their_identities_are_its_own(written: Path):
-    found = definitions.load(written / "web-1/services.d")
+    found = definitions.load(written / "web-1/services.d", "web-1")
     assert found.problems == ()
     assert [definition.name for definition in found.good] == ["mail", "web"]
     told = yaml.safe_load((written / "web-1/identities").read_text())

@@ -182,6 +182,17 @@ def test_an_instance_of_another_node_cannot_be_taken_over():
     assert world.endpoints()["api-n1"].spec.node == "n1"
 
 
+def test_names_that_two_hosts_make_alike_are_told_apart_by_what_to_change():
+    """`<service>-<node>`: service a-b of node c, and service a of node b-c."""
+    world = World(node("b-c"), node("c", "10.0.0.2"), svc())
+    world.register(inst(name="a-b-c", node="b-c", service="a"), name="b-c")
+    plan = world.register(inst(name="a-b-c", node="c", service="a-b", address="10.0.0.2"), name="c")
+    assert plan.refused["a-b-c"] == (
+        "the name is taken by an instance of node 'b-c', of service 'a': give this one another `instance` in its"
+        " definition (services.d)"
+    )
+
+
 def test_an_account_that_the_service_does_not_list_gets_no_endpoint_and_both_sides_are_told():
     world = World(node(), svc(serviceAccounts=["other"]))
     plan = world.register(inst())

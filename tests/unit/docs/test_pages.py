@@ -129,7 +129,7 @@ def judged(body: str, file: str) -> object:
             document.setdefault("metadata", {"name": "example", "namespace": "shop"})
         return [found for document in documents for found in evidence.violations(document)]
     if {"name", "namespace"} <= documents[0].keys():
-        return list(definitions.parse([("example.yaml", body.encode())]).problems)
+        return list(definitions.parse([("example.yaml", body.encode())], "example").problems)
     if file == "controlplane.yaml":
         read = node_settings.parse(body, Path("/etc/holdfast"))
         return list(read) if isinstance(read, tuple) else []
