@@ -22,6 +22,7 @@ The host's services:
 Names and capture:
     virtual      addresses and ports (pure); `places`, on disk  capture      what the helper is asked for (pure)
     redirect     when it is told (pure); `redirector` tells it  hostd        the helper: /etc/hosts, packet rules
+    lifelines    where control planes are that have a name      resolver     asks for it
 Asked, and telling:
     uplink       the one door to the control plane              telling      facts and answers for whoever asks
     status       what is observed, applied, refused             admin        the agent's own socket

@@ -25,6 +25,7 @@ from agent.peers import Peers
 from agent.pipeline import Offer, Pipeline, in_force
 from agent.redirector import Redirector
 from agent.register import Registrar
+from agent.resolver import Resolver
 from agent.runtime import Runtime
 from agent.saver import Saver
 from agent.settings import Settings
@@ -95,6 +96,7 @@ class Assembly:
         self.controlplane = ControlPlane(self.peers.controlplanes, self.peers.tls, rng=rng)
         self.registrar = Registrar(self.controlplane, self._instances, on_registered=self._registered, rng=rng)
         self.redirector = Redirector(Path(settings.capture.socket), self._offer, self.report)
+        self.resolver = Resolver(settings.data, self._names, outside.look_up, outside.clock, self._resolved)
         self.monitor: Monitor | None = None
         self.store: Store | None = None
         self.store_problem = "not followed yet"
@@ -126,7 +128,7 @@ class Assembly:
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.xds.run, self.supervisor.run, self.joiner.run, self.keeper.run, self.watch.run, self.saver.run,
             self.registrar.run, self.runtime.compiles, self.runtime.warms, self.runtime.searches, self._look_at_disk,
-            self.redirector.run, *extra,
+            self.redirector.run, self._resolve, *extra,
         ]  # fmt: skip
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -147,15 +149,20 @@ class Assembly:
 
     async def _hold_uplink(self, uplink: Uplink) -> None:
         """Only with an identity: before the join there is nobody to speak as."""
-        while self.keeper.stored is None:
-            await self._joined_event.wait()
+        await self._joined_event.wait()
         await uplink.run()
+
+    async def _resolve(self) -> None:
+        """What the join named is known only with an identity, and would be forgotten before."""
+        await self._joined_event.wait()
+        await self.resolver.run()
 
     async def _read_disk(self) -> StoredIdentity | None:
         identities = await asyncio.to_thread(self.disk.identities.load)
         self._generations = await asyncio.to_thread(self.disk.worlds.load)
         await asyncio.to_thread(self.host.load)
         await asyncio.to_thread(self.host.load_drained)
+        await self.resolver.load()
         found = identities[0] if identities else None
         if found is not None and found.node != self.settings.node:
             log.critical("the identity on disk is another node's; joining anew", node=found.node)
@@ -241,6 +248,10 @@ class Assembly:
         if isinstance(event, ev.EnvoyReady):
             self.runtime.envoy_is_back()
 
+    def _resolved(self) -> None:
+        self.redirector.post(redirect.Resolved(self.resolver.known.addresses))
+        self.report()
+
     def _registered(self) -> None:
         self.registered = True
         self.runtime.post(ev.Registered())
@@ -323,8 +334,14 @@ class Assembly:
             self.xds.publish(offer.snapshot)
 
     def _redirected(self, offer: Offer) -> Wanted:
-        hosts = capture.mesh_hosts(self.peers.gates(), self.peers.controlplanes())
-        return capture.wanted(offer.local, offer.snapshot, self.settings.capture, hosts)
+        return capture.wanted(offer.local, offer.snapshot, self.settings.capture, self._lives_from())
+
+    def _lives_from(self) -> tuple[str, ...]:
+        return capture.mesh_hosts(self.peers.gates(), self.peers.controlplanes())
+
+    def _names(self) -> tuple[str, ...]:
+        """What to resolve: capture alone asks for it."""
+        return capture.named(self._lives_from()) if self.settings.capture.outbound else ()
 
     async def warming(self) -> int | None:
         if not self.supervisor.live:

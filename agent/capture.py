@@ -29,7 +29,7 @@ class OutboundCapture(Frozen, frozen=True, kw_only=True):
     ranges: tuple[str, ...] = ("0.0.0.0/0", "::/0")
     """Networks of IPv4 and of IPv6; the latter count where the host has IPv6."""
     exempt: tuple[str, ...] = ()
-    """Networks in them that are left alone. Gates and control planes always are."""
+    """Networks in them that are left alone. Gates and control planes always are, those with a DNS name too."""
     on_failure: OnFailure = "open"
     """While agent or Envoy do not live: captured no more, or refused."""
 
@@ -73,7 +73,12 @@ def faults(capture: CaptureSettings, mesh: Iterable[str]) -> Iterator[Violation]
 def mesh_hosts(gates: Iterable[str], controlplanes: Iterable[str]) -> tuple[str, ...]:
     """Of `<address>:<port>` and of base URLs: the hosts that the agent itself lives from."""
     places = (*gates, *(urlsplit(url).netloc for url in controlplanes))
-    return tuple(place.rpartition(":")[0] or place for place in places)
+    return tuple(place if place.endswith("]") else place.rpartition(":")[0] or place for place in places)
+
+
+def named(mesh: Iterable[str]) -> tuple[str, ...]:
+    """Those of `mesh_hosts` that are known by a name of DNS. Their addresses are `lifelines`."""
+    return tuple(sorted({host for host in mesh if host and ip_of(host.strip("[]")) is None}))
 
 
 def _network_faults(path: str, texts: tuple[str, ...]) -> Iterator[Violation]:
@@ -85,7 +90,10 @@ def _network_faults(path: str, texts: tuple[str, ...]) -> Iterator[Violation]:
 
 
 def wanted(local: NodeLocal, snapshot: Snapshot, capture: CaptureSettings, mesh: Iterable[str]) -> Wanted:
-    """As a configuration of Envoy needs it. `mesh`: hosts that the agent itself lives from."""
+    """As a configuration of Envoy needs it. `mesh`: hosts that the agent itself lives from.
+
+    `redirect` puts in the lifelines.
+    """
     callers = tuple(_callers(local, snapshot.resources[pb.LISTENER]))
     return Wanted(
         names=tuple(_names(local)),
@@ -97,7 +105,7 @@ def wanted(local: NodeLocal, snapshot: Snapshot, capture: CaptureSettings, mesh:
 
 def common(one: Wanted, other: Wanted) -> Wanted:
     """What both want. Of callers: those at the same port, by whom both name. Of IPv6: nothing, where one has no
-    listener for it.
+    listener for it. Lifelines are no configuration's: those of the first.
     """
     there = {(caller.identity, caller.port): caller for caller in other.callers}
     shared = (
@@ -114,6 +122,7 @@ def common(one: Wanted, other: Wanted) -> Wanted:
         callers=tuple(caller for caller in shared if caller.users or caller.units),
         outbound=_common_outbound(one.outbound, other.outbound),
         inbound=other.inbound if one.inbound else None,
+        lifelines=one.lifelines,
     )
 
 
@@ -162,7 +171,7 @@ def _common_outbound(one: Outbound | None, other: Outbound | None) -> Outbound |
 
 
 def _own(mesh: Iterable[str]) -> list[str]:
-    """Each as a network of that address alone. Names of DNS are nobody's here."""
+    """Each as a network of that address alone. Of those with a name of DNS, see `named`."""
     return sorted({str(ipaddress.ip_network(ip)) for host in mesh if (ip := ip_of(host.strip("[]"))) is not None})
 
 

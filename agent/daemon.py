@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from agent import events as ev
-from agent import minding, notify
+from agent import minding, notify, resolver
 from agent.admin import AdminServer
 from agent.assembly import Assembly
 from agent.envoy.bootstrap import BootstrapSettings
@@ -114,6 +114,7 @@ def outside(settings: Settings) -> Outside:
         exchange=process.run,
         open_store=_open_store,
         clock=time.time,
+        look_up=resolver.lookup,
         rng=random.Random(),
         version=version(),
     )

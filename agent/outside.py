@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from agent.envoy.admin import ServerInfo
 from agent.envoy.process import EnvoyState
 from agent.identity.join import Exchange
+from agent.resolver import Lookup
 from mesh.compile.types import Snapshot
 from mesh.model import Identity
 from mesh.store.protocol import Store
@@ -39,5 +40,6 @@ class Outside:
     exchange: Exchange
     open_store: OpenStore
     clock: Callable[[], float]
+    look_up: Lookup
     rng: random.Random
     version: str

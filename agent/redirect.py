@@ -5,6 +5,7 @@ Rule 1: make before break. Callers are redirected to a listener once Envoy has i
 Rule 2: nothing waits long for the helper, and nothing but calls by name depends on it.
 """
 
+import dataclasses
 from typing import assert_never
 
 from msgspec import Struct
@@ -27,6 +28,12 @@ class InForce(Struct, frozen=True):
     """Envoy has it in force."""
 
     wanted: Wanted
+
+
+class Resolved(Struct, frozen=True):
+    """Control planes and gates that are known by a name have these addresses, as far as that is known."""
+
+    addresses: tuple[str, ...]
 
 
 class Answered(Struct, frozen=True):
@@ -56,7 +63,7 @@ class Due(Struct, frozen=True):
     """It is time to say it again: files and tables may have been edited."""
 
 
-Event = Offered | InForce | Answered | Failed | Late | HelperStarted | Due
+Event = Offered | InForce | Resolved | Answered | Failed | Late | HelperStarted | Due
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------
@@ -80,6 +87,7 @@ Order = Tell | Publish
 class State(Struct, frozen=True):
     offered: Wanted | None = None
     applied: Wanted | None = None
+    lifelines: tuple[str, ...] = ()
     told: Wanted | None = None
     """Last; the helper may have done none, or a part of it. None: it may know anything."""
     done: bool = False
@@ -98,12 +106,14 @@ class State(Struct, frozen=True):
 Step = tuple[State, tuple[Order, ...]]
 
 
-def handle(state: State, event: Event) -> Step:
+def handle(state: State, event: Event) -> Step:  # noqa: PLR0911 - one for each event
     match event:
         case Offered(digest, wanted):
             return _offered(state, digest, wanted)
         case InForce(wanted):
             return _tell(replace(state, applied=wanted))
+        case Resolved(addresses):
+            return _tell(replace(state, lifelines=addresses))
         case Answered(problems, capture):
             return _answered(replace(state, done=True, problems=problems, capture=capture))
         case Failed(reason):
@@ -136,9 +146,10 @@ def _answered(state: State) -> Step:
 
 def _goal(state: State) -> Wanted | None:
     """What must be in force now; None: not known yet, so that what is stays."""
-    if state.applied is None or state.offered is None:
-        return state.applied
-    return common(state.applied, state.offered)
+    if state.applied is None:
+        return None
+    goal = common(state.applied, state.offered) if state.offered is not None else state.applied
+    return dataclasses.replace(goal, lifelines=state.lifelines if goal.outbound else ())
 
 
 def _tell(state: State) -> Step:

@@ -90,7 +90,7 @@ class Telling:
         found += [f"instance {name} is refused: {why}" for name, why in sorted(agent.registrar.refused.items())]
         found += agent.host.definitions.problems
         found += agent.keeper.problems()
-        found += (agent.host.places.problem, *agent.redirector.state.problems)
+        found += (agent.host.places.problem, *agent.redirector.state.problems, *agent.resolver.known.problems)
         if offer := agent.pipeline.offer(agent.runtime.state.offered):
             found += [f"{p.object or agent.settings.node}: {p.path}: {p.reason}" for p in offer.snapshot.problems]
         found += [f"{key}: {reason}" for key, reason in sorted(agent.watch.world.undecodable.items())]

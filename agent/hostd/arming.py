@@ -39,7 +39,9 @@ class Arming:
 
 
 def text_of(wanted: Wanted) -> str:
-    """What of it can cut somebody off; empty if nothing can."""
+    """What of it can cut somebody off; empty if nothing can. Lifelines are not in it: they change by themselves, and
+    nobody would be there to confirm that.
+    """
     if not wanted.captures:
         return ""
     body: dict[str, Any] = {key: value for key, value in encode(wanted).items() if key in {"outbound", "inbound"}}

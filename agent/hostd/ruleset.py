@@ -95,7 +95,10 @@ def _names(wanted: Wanted, callers: tuple[Resolved, ...], spared: Spared, *, cap
         f"    ip daddr {VIRTUAL} goto virtual",
     ]
     if capturing and wanted.outbound:
-        lines += [*_exempt(wanted.outbound, spared), *(f"    {to} goto captured" for to in _to(wanted.outbound.ranges))]
+        lines += [
+            *_exempt(wanted.outbound, wanted.lifelines, spared),
+            *(f"    {to} goto captured" for to in _to(wanted.outbound.ranges)),
+        ]
     lines += ["  }", "  chain virtual {"]
     lines += [f"    {who} tcp dport 1-65535 redirect to :{port}" for who, port in _who(callers)]
     lines += ["  }"]
@@ -125,7 +128,7 @@ def _refuse(
         if ports
     ]
     if capturing and wanted.outbound and wanted.outbound.on_failure == "closed" and state == "confirmed":
-        lines += _exempt(wanted.outbound, spared)
+        lines += _exempt(wanted.outbound, wanted.lifelines, spared)
         lines += [f"    {to} meta l4proto tcp goto unserved" for to in _to(wanted.outbound.ranges)]
     lines.append("  }")
     if any("goto unserved" in line for line in lines):
@@ -166,11 +169,11 @@ def _closed(wanted: Wanted, state: State, spared: Spared) -> list[str]:
     ]
 
 
-def _exempt(outbound: Outbound, spared: Spared) -> list[str]:
+def _exempt(outbound: Outbound, lifelines: Iterable[str], spared: Spared) -> list[str]:
     """What never goes through the mesh: this host itself, SSH, DNS, DHCP, metadata, and what the agent lives from."""
     families = _families(outbound.ranges)
     never = [network for family in sorted(families) for network in _NEVER[family]]
-    spare = [network for network in outbound.exempt if _families([network]) <= families]
+    spare = [network for network in (*outbound.exempt, *lifelines) if _families([network]) <= families]
     ports = sorted({*spared.ssh_ports, 22, spared.mtls_port, *_DNS_DHCP})
     return [
         "    fib daddr type { local, broadcast, multicast } return",

@@ -73,6 +73,9 @@ class Wanted:
     callers: tuple[Caller, ...] = ()
     outbound: Outbound | None = None
     inbound: Inbound | None = None
+    lifelines: tuple[str, ...] = ()
+    """Addresses that `outbound` leaves alone besides: of control planes and gates that are known by a name. They move
+    by themselves, so they are no part of what is confirmed."""
 
     @property
     def captures(self) -> bool:
@@ -113,12 +116,13 @@ def parse(raw: object) -> Wanted:
 
     """
     faults: list[Fault] = []
-    body = _fields(raw, "", {"names", "callers", "outbound", "inbound"}, faults)
+    body = _fields(raw, "", {"names", "callers", "outbound", "inbound", "lifelines"}, faults)
     names = tuple(_name(n, p, faults) for n, p in _items(body.get("names"), "names", MAX_NAMES, faults))
     callers = tuple(_caller(c, p, faults) for c, p in _items(body.get("callers"), "callers", MAX_CALLERS, faults))
     outbound = _outbound(body["outbound"], faults) if body.get("outbound") is not None else None
     inbound = _inbound(body["inbound"], faults) if body.get("inbound") is not None else None
-    wanted = Wanted(names, callers, outbound, inbound)
+    lifelines = _addresses(body.get("lifelines"), "lifelines", faults)
+    wanted = Wanted(names, callers, outbound, inbound, lifelines)
     faults += _together(wanted)
     if faults:
         raise RefusedError(tuple(faults))
@@ -233,6 +237,21 @@ def _networks(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
             found.append(str(_network(item)))
         except ValueError as exc:
             faults.append(Fault(where, f"{_shown(item)} is not a network: {exc}"))
+    return tuple(found)
+
+
+def _addresses(raw: object, path: str, faults: list[Fault]) -> tuple[str, ...]:
+    """Single ones: whoever answers for a name takes no network out of capture."""
+    found = []
+    for item, where in _items(raw, path, MAX_EACH, faults):
+        try:
+            network = _network(item)
+        except ValueError:
+            network = None
+        if network is None or network.num_addresses != 1 or "/" in str(item):
+            faults.append(Fault(where, f"{_shown(item)} is not an address"))
+        else:
+            found.append(str(network.network_address))
     return tuple(found)
 
 

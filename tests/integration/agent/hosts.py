@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from agent import resolver
 from agent.assembly import Assembly
 from agent.daemon import envoy_settings
 from agent.envoy.process import Envoy
 from agent.identity import exchange
 from agent.outside import Outside
+from agent.resolver import Lookup
 from agent.settings import EnvoySettings, Settings
 from agent.telling import Telling
 from controlplane.demo.binaries import find_envoy
@@ -60,6 +62,7 @@ class Host:
         Path(self.settings.run_dir).mkdir(mode=0o750)
         self.envoy = Envoy(envoy_settings(self.settings))
         self.agent: Assembly | None = None
+        self.look_up: Lookup = resolver.lookup
         self.store: Callable[[], Store] = lambda: cp.store
 
     def define(self, name: str, **fields: Any) -> None:
@@ -85,6 +88,7 @@ class Host:
             exchange=exchange.run,
             open_store=open_store,
             clock=time.time,
+            look_up=self.look_up,
             rng=random.Random(5),
             version="test",
         )

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -81,6 +82,23 @@ def test_only_listed_callers_are_captured_and_what_is_exempt_is_not(pair):
     assert host.call(FAR, 8080, user="nobody") == "0.0.0.0:8080"
     assert host.call(SPARED, 8080, user="daemon") == "0.0.0.0:8080"
     assert host.call(FAR, 22, user="daemon") == "0.0.0.0:22"
+
+
+def test_a_control_plane_that_moves_is_left_alone_where_it_is_and_nobody_has_to_confirm_that(pair6):
+    host, _ = pair6
+    host.mesh(15101)
+    host.peers("tcp:[::1]:15101")
+    host.start_helper("--confirm-seconds=30")
+    host.apply(outbound6())
+    assert host.over_ssh("confirm")["capture"] == "confirmed"
+    assert host.call(FAR, 8080, user="daemon") == CAPTURED
+    moved = replace(outbound6(), lifelines=(FAR, FAR6))
+    assert host.apply(moved)["capture"] == "confirmed"
+    assert host.call(FAR, 8080, user="daemon") == "0.0.0.0:8080"
+    assert host.call(FAR6, 8081, user="daemon") == "[2001:db8::7]:8081"
+    assert host.apply(replace(moved, lifelines=(FAR,)))["capture"] == "confirmed"
+    assert host.call(FAR6, 8081, user="daemon") == "[::1]:15101"
+    assert host.call(FAR, 8080, user="daemon") == "0.0.0.0:8080"
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """When the host's helper is told what: make before break, in every order of events."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import redirect as r
 from agent.capture import common
-from agent.hostd.wanted import Caller, Name, Wanted
+from agent.hostd.wanted import Caller, Name, Outbound, Wanted
 
 API = Name("api.shop.mesh", "127.64.0.1")
 WEB, CRON = Caller("shop/web", 16400, ("web",)), Caller("shop/cron", 16401, (), ("cron.service",))
@@ -84,6 +86,24 @@ def test_problems_are_those_of_the_last_answer():
     state, _ = run(r.HelperStarted(), r.Answered(("there is no user web",), "none"), state=in_force(ONE))
     assert state.problems == ("there is no user web",)
     assert run(r.Due(), r.Answered(), state=state)[0].problems == ()
+
+
+def test_the_helper_is_told_where_control_planes_are_as_soon_as_that_is_known():
+    out_there = Wanted((API,), (WEB,), Outbound(("0.0.0.0/0",)))
+    state, out = run(r.Resolved(("192.0.2.1",)), r.Offered(b"1", out_there), r.InForce(out_there), r.Answered())
+    assert out == [r.Publish(b"1"), r.Tell(replace(out_there, lifelines=("192.0.2.1",)))]
+    state, out = run(r.Resolved(("192.0.2.9",)), state=state)
+    assert out == [r.Tell(replace(out_there, lifelines=("192.0.2.9",)))]
+    state, out = run(r.Answered(), r.Resolved(("192.0.2.9",)), state=state)
+    assert out == [], "no news"
+    both = replace(out_there, callers=(WEB, CRON))
+    state, out = run(r.Offered(b"2", both), state=state)
+    assert out == [r.Publish(b"2")], "no configuration waits for where a control plane is"
+
+
+def test_who_captures_nothing_more_leaves_nothing_alone():
+    _, out = run(r.Resolved(("192.0.2.1",)), state=in_force(ONE))
+    assert out == []
 
 
 CALLERS = st.frozensets(

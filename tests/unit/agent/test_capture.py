@@ -60,6 +60,14 @@ def test_what_is_opted_into_and_what_is_never_captured():
     assert helper.parse(helper.encode(found)) == found
 
 
+def test_which_of_the_mesh_s_hosts_are_known_by_a_name():
+    hosts = capture.mesh_hosts(
+        ("10.0.0.9:15379", "gate.test:15379", "[2001:db8::9]:1"),
+        ("https://cp.test:8443", "https://cp.test", "https://[::1]:1", "https://[::1]"),
+    )
+    assert capture.named(hosts) == ("cp.test", "gate.test")
+
+
 def test_common_is_what_both_want():
     one = Wanted(
         (Name("a", "1"), Name("b", "2")), (Caller("x", 1, ("u", "v")), Caller("y", 2, ("w",))), None, Inbound((1,))

@@ -35,6 +35,18 @@ def test_only_a_newer_connection_confirms():
     assert isinstance(arming.confirm(held, 110.0, came=None), Arming)
 
 
+def test_where_a_control_plane_moves_to_is_nothing_to_confirm():
+    """Names lead elsewhere by themselves: nobody is there to confirm it, and no capture may fall back for it."""
+    confirmed = arming.confirm(armed(), 110.0, came=105.0)
+    assert isinstance(confirmed, Arming)
+    moved = replace(FIRST, lifelines=("192.0.2.1",))
+    assert arming.want(confirmed, moved, 200.0) == confirmed
+    changed = arming.want(confirmed, SECOND, 200.0)
+    gone = arming.tick(changed, changed.until)
+    _, rules = arming.in_force(gone, replace(SECOND, lifelines=("192.0.2.1",)))
+    assert rules == moved, "also of what stands instead of a change that nobody confirmed"
+
+
 def test_too_late_is_too_late():
     assert "not confirmed in time" in str(arming.confirm(armed(), 100.0 + ARMED_SECONDS, came=110.0))
     assert "not asked for" in str(arming.confirm(Arming(), 1.0, came=1.0))

@@ -11,6 +11,7 @@ FULL = Wanted(
     callers=(Caller("shop/web", 15101, users=("web",), units=("web.service", "web@1.service")),),
     outbound=Outbound(ranges=("10.0.0.0/8", "2001:db8::/32"), exempt=("10.0.0.1/32", "fd00::/8"), on_failure="closed"),
     inbound=Inbound(ports=(8080,)),
+    lifelines=("192.0.2.1", "2001:db8::1"),
 )
 
 
@@ -49,6 +50,10 @@ def test_what_is_written_is_read(wanted: Wanted):
         ({"outbound": {"ranges": [7]}}, "outbound.ranges[0]"),
         ({"outbound": {"ranges": ["10.0.0.0/8"], "on_failure": "maybe"}}, "outbound.on_failure"),
         ({"outbound": {"ranges": ["10.0.0.0/8"], "exempt": ["10.0.0.1:80"]}}, "outbound.exempt[0]"),
+        ({"lifelines": ["10.0.0.0/8"]}, "lifelines[0]"),
+        ({"lifelines": ["fe80::1%} accept; flush ruleset;"]}, "lifelines[0]"),
+        ({"lifelines": ["cp.example.com", 7]}, "lifelines[1]"),
+        ({"lifelines": [f"10.0.0.{n}" for n in range(65)]}, "lifelines"),
         ({"inbound": {"ports": [22]}}, "inbound.ports"),
         ({"inbound": {"ports": ["8080"]}}, "inbound.ports[0]"),
     ],
