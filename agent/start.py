@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import cast
 
 from agent.settings import SettingsError, load
+from mesh.lean import lean
 
 
 def start(config: Path) -> None:
@@ -21,8 +22,9 @@ def start(config: Path) -> None:
         sys.exit(os.EX_CONFIG)
     # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
-    from agent import daemon
-    from mesh.aio import freeze_loaded
+    with lean():
+        from agent import daemon
+        from mesh.aio import freeze_loaded
 
     freeze_loaded()
     try:

@@ -10,6 +10,7 @@ import click
 
 from ca.seal import SealError
 from controlplane.settings import SettingsError, load
+from mesh.lean import lean
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,10 +43,11 @@ def run(config: Path, log_format: str) -> None:
     """
     # structlog loads rich if it is there, for tracebacks in colour: 4 MB that a daemon has no use for.
     sys.modules.setdefault("rich", cast("ModuleType", None))
-    from controlplane.daemon import run as serve
-    from controlplane.setup import SetupError
-    from mesh.aio import freeze_loaded
-    from mesh.obs import setup_logging
+    with lean():
+        from controlplane.daemon import run as serve
+        from controlplane.setup import SetupError
+        from mesh.aio import freeze_loaded
+        from mesh.obs import setup_logging
 
     try:
         settings = load(config)

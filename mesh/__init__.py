@@ -7,7 +7,7 @@
     compile    project(world, node) -> NodeView; compile(view) -> Snapshot (pure)
     pb         the one door to Envoy's generated protos
     aio, obs   asyncio tools; logging and metrics
-    durations  times on a command line
+    durations  times on a command line        lean    what a process need not load
 
 Nothing here imports ca, multicluster, controlplane or agent.
 """

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
 import msgspec
 
 from controlplane.cli.context import HOW, Connection
 from controlplane.cli.errors import CliError, Exit
+from mesh.lean import lean
+
+with lean():
+    import aiohttp
 
 SERVER_NAME = "controlplane.holdfast"
 MAX_LINE_BYTES = 16 * 1024 * 1024
