@@ -1,7 +1,6 @@
 """Init, backup and restore as an operator runs them, against a real etcd; what followers make of a restored store."""
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
@@ -10,8 +9,10 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from controlplane.cli.errors import Exit
+from controlplane.cli.main import main
 from controlplane.demo.etcd_cluster import EtcdCluster
 from mesh import keys
 from mesh.store.follow import Follower
@@ -32,20 +33,16 @@ class Operator:
         self.fleet, self.folder = fleet, fleet.folder
         self.config = str(fleet.folder / "cp1.yaml")
         self.environment = {
-            **os.environ,
             "HOLDFAST_ADDR": fleet.settings["cp1"].advertise,
             "HOLDFAST_TOKEN_FILE": str(self.folder / "admin.token"),
             "HOLDFAST_CA": str(self.folder / "ca.pem"),
         }
 
     async def run(self, *arguments: str, code: Exit = Exit.OK) -> str:
-        command = [sys.executable, "-m", "controlplane.cli.main", *arguments]
-        done = await asyncio.to_thread(
-            subprocess.run, command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
+        done = await asyncio.to_thread(CliRunner().invoke, main, arguments, env=self.environment)
+        assert done.exit_code == code, done.output
+        assert isinstance(done.exception, SystemExit | None), done.output
+        return done.output
 
     async def init(self, *more: str, code: Exit = Exit.OK) -> str:
         pki = self.fleet.cluster.pki

@@ -13,6 +13,9 @@ from tests.support.waiting import aeventually
 from tests.unit.controlplane.harness import namespace, service
 from tests.unit.federation.clusters import export, gateway_document, instance
 
+OFFERED = ("api", "old", *(f"s{n}" for n in range(198)))
+"""What may run on the host that offers: as many as a certificate holds."""
+
 
 class Side:
     """One cluster: its replicas, its store, and the relays by which the other one reaches it."""
@@ -54,8 +57,11 @@ class Side:
 
         await aeventually(look, timeout=timeout, what=f"{self.name} holds {len(names)} things of {peer}")
 
-    async def host(self, name, address, *accounts):
-        self.hosts[name] = await self.fleet.join(self.alive(), name, address, *accounts)
+    async def host(self, name, address, *accounts, **more):
+        """Joined, if it is new: there are not many certificates for one."""
+        if name not in self.hosts:
+            self.hosts[name] = await self.fleet.join(self.alive(), name, address, *accounts, **more)
+        return self.hosts[name]
 
     async def register(self, node, *instances):
         """(service, namespace, health) each: all that run on the host."""
@@ -67,7 +73,7 @@ class Side:
 
     async def gateway(self, name="gw1"):
         address = "10.9.9.9" if self.name == "east" else "10.9.9.8"
-        host = self.hosts[name] = await self.fleet.join(self.alive(), name, address, roles=["agent", "gateway"])
+        host = await self.host(name, address, roles=["agent", "gateway"])
         body = {"instances": [gateway_document(name, address)]}
         status, told = await self.call("POST", "/v1/register", body, node=host)
         assert (status, told.get("refused")) == (200, None), told
@@ -77,8 +83,16 @@ class Side:
         names = names or ("api",)
         await self.apply(namespace(), *(service(name) for name in names), export())
         await self.gateway()
-        await self.host("i1", "10.0.0.1", *(f"shop/{name}" for name in names[:200]))
-        await self.register("i1", *((name, "shop", "healthy") for name in names[:200]))
+        await self.host("i1", "10.0.0.1", *(f"shop/{name}" for name in OFFERED))
+        await self.register("i1", *((name, "shop", "healthy") for name in names if name in OFFERED))
+
+    async def withdraw(self):
+        """Every service and instance; hosts and the gateway stay."""
+        for node in self.hosts.keys() - {"gw1"}:
+            await self.register(node)
+        _, listed = await self.call("GET", "/v1/objects/services")
+        names = [found["metadata"]["name"] for found in listed["items"]]
+        await self.apply(delete=[{"kind": "Service", "namespace": "shop", "name": name} for name in names])
 
 
 @asynccontextmanager
@@ -100,7 +114,7 @@ async def side(folder, name, *replicas):
         await cluster.ready()
         for relay in relays.values():
             await relay.start()
-        await fleet.init(trust_domain=f"{name}.test", cluster=name, liveness_grace=600.0)
+        await fleet.init(trust_domain=f"{name}.test", cluster=name, liveness_grace=3600.0)
         await fleet.start(replicas[0])
         made.store = cluster.store()
         yield made
@@ -129,6 +143,31 @@ async def peer(maker, taker):
     status, done = await taker.call("POST", "/v1/peering/accept", {"token": made["token"]})
     assert status == 201, done
     await asyncio.gather(maker.becomes(taker.name, "connected"), taker.becomes(maker.name, "connected"))
+
+
+async def anew(west, east):
+    """Peers again whose wires are whole, and who offer nothing, whatever a test has left of that."""
+    for side in (west, east):
+        for relay in side.relays.values():
+            relay.mend()
+            relay.delay = 0.0
+    await east.withdraw()
+    for side, other in ((west, east), (east, west)):
+        await side.becomes(other.name, "connected", timeout=60)
+        await side.holds(other.name, [])
+
+
+async def offered(maker, taker, *names):
+    """`maker` offers these, and all that it tells of them is known: services first, what instances there are next."""
+    await maker.offer(*names)
+    there = {f"endpoints/shop/{name}/gw1" for name in names if name in OFFERED}
+
+    async def look():
+        found = await taker.imported(maker.name)
+        healthy = {key for key, (value, _) in found.items() if b'"health":"healthy"' in value}
+        return found.keys() == set(names_of(*names)) and healthy == there
+
+    await aeventually(look, timeout=30, what=f"{taker.name} knows {len(names)} services of {maker.name}")
 
 
 def names_of(*services):
