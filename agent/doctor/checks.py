@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from agent import limits
+from agent.capture import mesh_hosts
 from agent.doctor.facts import Facts, Reached, Unit
 from agent.identity import rotation
 
@@ -23,8 +24,19 @@ ACCESS_LOG_BYTES = 48 * MIB
 """Envoy's launcher keeps it below 16 MiB and looks now and then; at three times that nobody does."""
 
 DENIED = "Permission denied"
+UNJOINED = "this host has not joined"
+"""Also what the agent says then, with what to do."""
 
 AGENT, ENVOY, HOST = "holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service"
+
+
+SIGNS = (
+    ("resolved", "is the name right? `getent ahosts {host}` asks the same; an address in agent.yaml needs no DNS"),
+    ("Connection refused", "nobody listens there: does it run, are address and port right?"),
+    ("CERTIFICATE", "is it of another mesh, or is a clock wrong? `date` here, and at {host}"),
+    ("", "is it up, is the address right, does a firewall stand between?"),
+)
+"""What a fault of a connection has in it, and what to do then; the first that fits."""
 
 
 class Finding(NamedTuple):
@@ -41,7 +53,8 @@ def checks(facts: Facts) -> tuple[Finding, ...]:
 
 def _settings(facts: Facts) -> Iterator[Finding]:
     if facts.settings_fault:
-        yield Finding("settings", "fault", facts.settings_fault, "mend it, then `systemctl restart holdfast-agent`")
+        advice = "mend it, then `systemctl restart holdfast-agent`; what stands on settings was not looked at"
+        yield Finding("settings", "fault", facts.settings_fault, advice)
         return
     yield Finding("settings", "ok", f"this host is {facts.node}")
     for fault in facts.definition_faults:
@@ -49,6 +62,8 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 
 
 def _identity(facts: Facts) -> Iterator[Finding]:
+    if facts.settings_fault:
+        return
     how = (
         f"an operator's `holdfast token create {facts.node or 'NODE'} -i NAMESPACE/ACCOUNT --out FILE`, then here "
         "`holdfast-agent join --token-file FILE`"
@@ -56,7 +71,7 @@ def _identity(facts: Facts) -> Iterator[Finding]:
     if facts.identity_fault:
         yield Finding("identity", "fault", facts.identity_fault, f"run this as root; if it is damaged: {how}")
     elif not facts.joined_as:
-        yield Finding("identity", "fault", "this host has not joined", how)
+        yield Finding("identity", "fault", UNJOINED, how)
     elif facts.node and facts.joined_as != facts.node:
         said = f"it joined as {facts.joined_as}, and agent.yaml says that it is {facts.node}"
         yield Finding("identity", "fault", said, f"set `node` back to {facts.joined_as}, or join: {how}")
@@ -80,12 +95,14 @@ def _identity(facts: Facts) -> Iterator[Finding]:
 
 
 def _network(facts: Facts) -> Iterator[Finding]:
+    new = _is_new(facts)
     if not facts.settings_fault and not facts.controlplanes:
         yield Finding("control plane", "fault", "none is known", "name one under `controlplanes` in agent.yaml")
-    yield from _reached("control plane", facts.controlplanes, "running traffic goes on without; no change arrives here")
+    without = "running traffic goes on without; no change arrives here"
+    yield from _reached("control plane", facts.controlplanes, "this host cannot join without" if new else without)
     if facts.joined_as and not facts.gates:
         yield Finding("store gate", "fault", "none is known", "name one under `gates` in agent.yaml")
-    yield from _reached("store gate", facts.gates, "running traffic goes on without; no change arrives here")
+    yield from _reached("store gate", facts.gates, "once joined, this host cannot serve without" if new else without)
     for one in facts.controlplanes:
         if one.skew is None:
             continue
@@ -103,7 +120,8 @@ def _reached(what: str, places: tuple[Reached, ...], harm: str) -> Iterator[Find
         if not place.fault:
             yield Finding(what, "ok", f"{place.where} answers")
             continue
-        advice = f"is it up, is the address right, does a firewall stand between? {harm}"
+        advice = next((then for sign, then in SIGNS if sign in place.fault), SIGNS[-1][1])
+        advice = f"{harm}: {advice.format(host=_host(place.where))}"
         yield Finding(what, "warning" if answered else "fault", f"{place.where}: {place.fault}", advice)
 
 
@@ -133,8 +151,13 @@ def _unit(unit: Unit, *, needed: bool) -> Finding:
 
 
 def _agent(facts: Facts) -> Iterator[Finding]:
+    new = _is_new(facts)
+    if facts.settings_fault:
+        return
     if facts.agent is None:
-        yield Finding("agent", "fault", facts.agent_fault, "Envoy serves on with what it has; start the agent")
+        start = f"start it: `systemctl start {AGENT}`"
+        advice = start if new else f"Envoy serves on with what it has; {start}"
+        yield Finding("agent", "fault", facts.agent_fault, advice)
         return
     phase = str(facts.agent.get("phase", ""))
     if phase == "serving":
@@ -144,8 +167,11 @@ def _agent(facts: Facts) -> Iterator[Finding]:
             "Envoy serves what it has" if phase == "stale" else "see the other findings, and `holdfast-agent status`"
         )
         yield Finding("agent", "warning", f"it is {phase}", advice)
-    yield from _connections(facts.agent)
+    if not new:
+        yield from _connections(facts.agent)
     for problem in facts.agent.get("problems", ()):
+        if new and str(problem).startswith(UNJOINED):
+            continue  # said already
         yield Finding("agent", "fault", str(problem), "`holdfast-agent status` and its journal say more")
     for rejected in facts.agent.get("rejected", ()):
         said = f"Envoy refuses {rejected.get('object')}: {rejected.get('reason')}"
@@ -169,6 +195,11 @@ def _connections(agent: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _envoy(facts: Facts) -> Iterator[Finding]:
+    if facts.settings_fault:
+        return
+    if facts.envoy_fault and DENIED not in facts.envoy_fault and _is_new(facts) and not facts.processes:
+        yield Finding("Envoy", "ok", "it does not run, and will once this host has joined")
+        return
     if facts.envoy_fault:
         advice = (
             "run this as root" if DENIED in facts.envoy_fault else f"`journalctl -u {ENVOY}` says why it does not run"
@@ -202,9 +233,10 @@ def _ports(facts: Facts) -> Iterator[Finding]:
         advice = f"who is it? ss -ltnp 'sport = :{port}'; set mtlsPort in agent.yaml, if it has to stay"
         yield Finding("ports", "fault", f"somebody else listens at mTLS port {port}", advice)
     else:
-        yield Finding(
-            "ports", "ok", f"mTLS port {port} is Envoy's" if listens else "no service here is called by others"
+        silent = (
+            "no service here is called before Envoy runs" if facts.serves else "no service here is called by others"
         )
+        yield Finding("ports", "ok", f"mTLS port {port} is Envoy's" if listens else silent)
     if facts.scrape_port and facts.agent is not None and facts.scrape_port not in facts.listening:
         said = f"nobody listens at {facts.scrape_port}, where figures are to be read"
         yield Finding("ports", "warning", said, "`journalctl -u holdfast-agent` says who has it; see `scrape`")
@@ -237,6 +269,8 @@ def _address(facts: Facts) -> Iterator[Finding]:
 
 def _names(facts: Facts) -> Iterator[Finding]:
     again = "systemctl restart holdfast-host"
+    if facts.settings_fault:
+        return
     if facts.helper is None:
         if facts.by_name:
             yield Finding("names", "fault", facts.helper_fault, f"without it no Service is called by name: {again}")
@@ -290,6 +324,16 @@ def _logs(facts: Facts) -> Iterator[Finding]:
     if facts.access_log_bytes > ACCESS_LOG_BYTES:
         said = f"{facts.access_log} has {facts.access_log_bytes // MIB} MiB: it is not rotated"
         yield Finding("logs", "warning", said, f"Envoy's launcher does that: is {ENVOY} running?")
+
+
+def _is_new(facts: Facts) -> bool:
+    """Has it never joined, for all that is known?"""
+    return not facts.joined_as and not facts.identity_fault
+
+
+def _host(where: str) -> str:
+    """Of a URL, or of `<host>:<port>`."""
+    return mesh_hosts((where.removeprefix("https://"),), ())[0].strip("[]")
 
 
 def _span(seconds: float) -> str:

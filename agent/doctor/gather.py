@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import statvfs, strerror
 from pathlib import Path
+from socket import gaierror
 from ssl import SSLContext, SSLError
 from typing import Any
 
@@ -238,7 +239,7 @@ async def _controlplane(url: str, context: SSLContext | None, clock: Callable[[]
     try:
         answer = await call(target, "GET", "/readyz", timeout=SECONDS)
     except HttpError as exc:
-        return Reached(url, str(exc).removeprefix(f"GET {url}/readyz: "))
+        return Reached(url, _words(exc.__cause__ or exc))
     skew = None
     with suppress(KeyError, ValueError, TypeError):
         # The header has whole seconds: half of one is the best guess of the rest.
@@ -285,6 +286,8 @@ def _words(exc: BaseException) -> str:
             return f"no answer within {SECONDS:g} s"
         case EOFError():
             return "it hangs up"
+        case gaierror():
+            return f"its name cannot be resolved: {exc.strerror}"
         case OSError(errno=int(number)) if not isinstance(exc, SSLError):
             return strerror(number)
     return str(exc) or type(exc).__name__
@@ -301,5 +304,6 @@ async def _envoy(settings: Settings) -> dict[str, Any]:
     try:
         info = await Admin(settings.envoy_run_dir / "envoy.sock", timeout=SECONDS).server_info()
     except AdminError as exc:
-        return {"envoy_fault": f"it does not answer: {exc}"}
+        socket = settings.envoy_run_dir / "envoy.sock"
+        return {"envoy_fault": f"nobody answers at {socket}: {_words(exc.__cause__ or exc)}"}
     return {"envoy_state": info.state, "envoy_version": info.version}
