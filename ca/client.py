@@ -10,7 +10,9 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from os import strerror
 from pathlib import Path
+from socket import gaierror
 from typing import Self, TypeVar
 
 import aiohttp
@@ -258,7 +260,22 @@ class _Caller:
                 self.date = _date(response.headers.get("Date", ""))
                 return _answer(url, response.status, dict(response.headers), raw, kind)
         except (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError) as exc:
-            raise CaUnavailable(f"{url}: {str(exc)[:300] or type(exc).__name__}") from exc
+            raise CaUnavailable(f"{url}: {_words(exc)[:300]}") from exc
+
+
+def _words(exc: BaseException) -> str:
+    """Why there was no answer, in the system's words: aiohttp's show Python's objects."""
+    match getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None) or exc:
+        case ssl.SSLCertVerificationError(verify_message=str(why)):
+            return f"certificate verify failed: {why}"
+        case ssl.SSLError() as fault:
+            return str(fault)
+        case gaierror(strerror=why):
+            return f"its name cannot be resolved: {why}"
+        case OSError(errno=int(number)) if number:
+            return strerror(number)
+        case fault:
+            return str(fault) or type(fault).__name__
 
 
 def _answer(url: str, status: int, headers: dict[str, str], raw: bytes, kind: type[Answer]) -> Answer:

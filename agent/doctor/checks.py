@@ -33,7 +33,7 @@ AGENT, ENVOY, HOST = "holdfast-agent.service", "holdfast-envoy.service", "holdfa
 SIGNS = (
     ("resolved", "is the name right? `getent ahosts {host}` asks the same; an address in agent.yaml needs no DNS"),
     ("Connection refused", "nobody listens there: does it run, are address and port right?"),
-    ("CERTIFICATE", "is it of another mesh, or is a clock wrong? `date` here, and at {host}"),
+    ("certificate verify failed", "is it of another mesh, or is a clock wrong? `date` here, and at {host}"),
     ("", "is it up, is the address right, does a firewall stand between?"),
 )
 """What a fault of a connection has in it, and what to do then; the first that fits."""

@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from socket import gaierror
 from types import TracebackType
 from typing import Any, Self
 
@@ -173,6 +174,8 @@ def reason(exc: BaseException) -> str:
 
 def describe(exc: OSError) -> str:
     """In the system's words: asyncio puts the address there, which is told already."""
+    if isinstance(exc, gaierror):
+        return f"its name cannot be resolved: {exc.strerror}"
     return os.strerror(exc.errno) if exc.errno else str(exc)
 
 

@@ -1,6 +1,7 @@
 """The agent's side over real TLS on loopback: pinned bootstrap, failover, names."""
 
 import asyncio
+import socket
 import ssl
 from contextlib import asynccontextmanager
 
@@ -66,8 +67,6 @@ def answer_of(authority) -> JoinAnswer:
 
 
 def dead_url() -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"https://127.0.0.1:{probe.getsockname()[1]}"
@@ -94,6 +93,30 @@ def test_only_the_pinned_root_comes_out_of_the_bootstrap(tmp_path):
                 async with client.CaClient([url], ours.roots) as ca:
                     with pytest.raises(client.CaUnavailable):
                         await ca.join(REQUEST)
+
+    asyncio.run(go())
+
+
+def test_a_node_that_is_not_reached_is_told_in_the_systems_words(tmp_path, monkeypatch):
+    def away(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def go():
+        async with mesh(tmp_path) as ours, mesh(tmp_path, "evil") as evil:
+
+            async def handler(_):
+                return json(answer_of(evil))
+
+            async with server(evil, tmp_path, handler) as url:
+                urls = [nobody := dead_url(), "https://no-such-name.invalid:8443", url]
+                monkeypatch.setattr(socket, "getaddrinfo", away)
+                async with client.CaClient(urls, ours.roots) as ca:
+                    with pytest.raises(client.CaUnavailable) as caught:
+                        await ca.join(REQUEST)
+            refused, unknown, stranger = str(caught.value).split("; ")
+            assert refused == f"{nobody}: Connection refused"
+            assert unknown.startswith("https://no-such-name.invalid:8443: its name cannot be resolved: ")
+            assert stranger.startswith(f"{url}: certificate verify failed: ")
 
     asyncio.run(go())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import yaml
@@ -333,5 +334,19 @@ def test_operators_get_tokens_and_lose_them(tmp_path):
         for bad in (("create", "x", "--ttl", "367d"), ("create", "Not a name"), ("create", "x", "--role", "king")):
             assert (await cli("operator", *bad)).exit_code != 0
         assert len(json.loads((await cli("operator", "list", "-o", "json")).stdout)["items"]) == 2
+
+    operate(tmp_path, work)
+
+
+def test_a_name_that_cannot_be_resolved_is_told_in_words(monkeypatch, tmp_path):
+    """A resolver's numbers are not the system's: they came out as *Unknown error -2*."""
+
+    def away(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def work(cli: Cli) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", away)
+        done = await cli("status", HOLDFAST_ADDR="cp.example.test:8443")
+        assert "https://cp.example.test:8443: its name cannot be resolved: Name or service not known" in done.output
 
     operate(tmp_path, work)
