@@ -23,8 +23,16 @@ PLAY = """
 - hosts: cp-1
   gather_subset: [min]
   tasks:
+  # An interpreter of the operator's own for Ansible, which is not the one that runs what is installed.
+  - ansible.builtin.set_fact: {python: {version: {major: 9, minor: 9}}, cacheable: true}
   - ansible.builtin.import_role: {name: holdfast.mesh.common, tasks_from: venv}
 """
+OWN = subprocess.run(
+    ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout.strip()
 # A host of its own as far as files go: /opt and /etc are left as they are. Its umask is that of a hardened one.
 HOST = """
 mount -t tmpfs tmpfs /opt
@@ -62,7 +70,7 @@ def distribution(folder: Path) -> None:
             "size": path.stat().st_size,
             "kind": "wheel",
             "arch": "any",
-            "python": "any",
+            "python": "any" if path.name.startswith("pip") else OWN,
             "name": path.name.split("-")[0],
             "version": path.name.split("-")[1],
         }
