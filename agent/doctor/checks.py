@@ -7,6 +7,7 @@ from agent import limits
 from agent.capture import mesh_hosts
 from agent.doctor.facts import Facts, Reached, Unit
 from agent.identity import rotation
+from agent.identity.orders import UNJOINED, way
 
 Verdict = Literal["ok", "warning", "fault"]
 
@@ -24,8 +25,6 @@ ACCESS_LOG_BYTES = 48 * MIB
 """Envoy's launcher keeps it below 16 MiB and looks now and then; at three times that nobody does."""
 
 DENIED = "Permission denied"
-UNJOINED = "this host has not joined"
-"""Also what the agent says then, with what to do."""
 
 AGENT, ENVOY, HOST = "holdfast-agent.service", "holdfast-envoy.service", "holdfast-host.service"
 
@@ -64,14 +63,11 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 def _identity(facts: Facts) -> Iterator[Finding]:
     if facts.settings_fault:
         return
-    how = (
-        f"an operator's `holdfast token create {facts.node or 'NODE'} -i NAMESPACE/ACCOUNT --out FILE`, then here "
-        "`holdfast-agent join --token-file FILE`"
-    )
+    how = way(facts.node)
     if facts.identity_fault:
         yield Finding("identity", "fault", facts.identity_fault, f"run this as root; if it is damaged: {how}")
     elif not facts.joined_as:
-        yield Finding("identity", "fault", UNJOINED, how)
+        yield _unjoined(facts.agent or {}, how)
     elif facts.node and facts.joined_as != facts.node:
         said = f"it joined as {facts.joined_as}, and agent.yaml says that it is {facts.node}"
         yield Finding("identity", "fault", said, f"set `node` back to {facts.joined_as}, or join: {how}")
@@ -92,6 +88,15 @@ def _identity(facts: Facts) -> Iterator[Finding]:
             yield Finding(name, "warning", words, advice)
         else:
             yield Finding(name, "ok", words)
+
+
+def _unjoined(agent: Mapping[str, Any], how: str) -> Finding:
+    """With the reason why its last try failed, if the agent has one."""
+    said = next((text for text in map(str, agent.get("problems", ())) if text.startswith(UNJOINED)), UNJOINED)
+    found = said.removesuffix(f": {how}")  # it ends so where another token is needed
+    if found == said != UNJOINED:
+        return Finding("identity", "fault", said, "mend that, and the agent joins by itself: it tries again")
+    return Finding("identity", "fault", found, how)
 
 
 def _network(facts: Facts) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.identity.orders import Joined, JoinOrder, Order, Outcome
+from agent.identity.orders import Joined, JoinOrder, Order, Outcome, way
 from agent.settings import Settings
 from agent.state import Disk, StoredIdentity, write_private
 
@@ -18,14 +18,6 @@ class JoinError(Exception):
     def __init__(self, message: str, *, final: bool = False) -> None:
         super().__init__(message)
         self.final = final
-
-
-def way(node: str) -> str:
-    """What to do, word by word. For a host that was made anew under its old name it is the same."""
-    return (
-        f"with an operator's rights `holdfast token create {node} -i NAMESPACE/ACCOUNT --out FILE`, then on this host "
-        "`holdfast-agent join --token-file FILE`"
-    )
 
 
 def read_token(path: Path) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from agent.identity.join import Exchange, JoinError, join, read_token, way
+from agent.identity.join import Exchange, JoinError, join, read_token
+from agent.identity.orders import UNJOINED, way
 from agent.settings import Settings
 from agent.state import Disk, StoredIdentity
 from mesh.aio import Backoff, pause
@@ -64,7 +65,7 @@ class Joiner:
             if token != self._refused:
                 return await join(self._settings, self._disk, token, self._exchange, self._clock())
         except JoinError as exc:
-            self._tell(str(exc))
+            self._tell(f"{UNJOINED}: {exc}")
             if exc.final:
                 self._refused = token
         await pause(LOOK_SECONDS if token == self._refused else self._backoff.next())
@@ -73,7 +74,7 @@ class Joiner:
     def _unjoined(self, former: str) -> str:
         node = self._settings.node
         if not former:
-            return f"this host has not joined: {way(node)}"
+            return f"{UNJOINED}: {way(node)}"
         return (
             f"this host joined as {former}, and agent.yaml says that it is {node}: set `node` back to {former}, or "
             f"join as {node} ({way(node)}) and then `holdfast delete node {former}`. A host's name in the mesh is "

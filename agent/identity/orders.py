@@ -6,6 +6,18 @@ NODE = "node"
 GATE = "gate"
 
 
+UNJOINED = "this host has not joined"
+"""So the problem of an agent without an identity begins."""
+
+
+def way(node: str) -> str:
+    """What to do, word by word. For a host that was made anew under its old name it is the same."""
+    return (
+        f"with an operator's rights `holdfast token create {node} -i NAMESPACE/ACCOUNT --out FILE`, then on this host "
+        "`holdfast-agent join --token-file FILE`"
+    )
+
+
 class JoinOrder(Frozen, frozen=True, kw_only=True):
     urls: tuple[str, ...]
     token: str

@@ -347,6 +347,7 @@ def test_a_refused_token_is_not_tried_again_and_a_new_one_is(tmp_path):
         assert await joiner._once() is None
         assert await joiner._once() is None
         assert len(tried) == 1
+        assert joiner.problem.startswith("this host has not joined: ")
         assert "token create" in joiner.problem
         path.write_text(await token(cp))
         stored = await joiner._once()

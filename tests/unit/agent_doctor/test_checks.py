@@ -6,6 +6,7 @@ import pytest
 
 from agent.doctor.checks import AGENT, ENVOY, ENVOYS, HOST, checks
 from agent.doctor.facts import Certificate, Disk, Facts, Process, Reached, Unit
+from agent.identity.orders import way
 from agent.limits import Limits, Wanted
 
 GIB = 2**30
@@ -143,7 +144,7 @@ def test_a_host_that_has_not_joined_is_told_of_that_and_of_what_is_in_its_way():
     """No traffic runs there, Envoy is not started yet, and what needs an identity is no further fault."""
     waits = agent(
         phase="joining", controlplane="not connected yet", store="not followed yet",
-        problems=["this host has not joined: with an operator's rights `holdfast token create web-1 …`"],
+        problems=[f"this host has not joined: {way('web-1')}"],
     )  # fmt: skip
     unjoined = {
         "joined_as": "", "certificates": (), "gates": (), "listening": frozenset({15020}),
@@ -154,12 +155,19 @@ def test_a_host_that_has_not_joined_is_told_of_that_and_of_what_is_in_its_way():
     assert "token create web-1" in identity.advice
     assert (phase.verdict, phase.found) == ("warning", "it is joining")
 
-    refused = agent(**waits | {"problems": ["https://cp-1:8443: the token has expired; a token works once"]})
-    told = [(f.check, f.found) for f in bad(**unjoined | {"agent": refused}) if f.verdict == "fault"]
-    assert told == [
-        ("identity", "this host has not joined"),
-        ("agent", "https://cp-1:8443: the token has expired; a token works once"),
+    said = "this host has not joined: https://cp-1:8443: Connection refused"
+    tried = agent(**waits | {"problems": [said, "web.yaml: ports: wrong"]})
+    told = [(f.check, f.found, f.advice) for f in bad(**unjoined | {"agent": tried}) if f.verdict == "fault"]
+    assert told[0] == ("identity", said, "mend that, and the agent joins by itself: it tries again")
+    spent = (
+        f"this host has not joined: https://cp-1:8443: the token has expired; with a new one it joins: {way('web-1')}"
+    )
+    (expired,) = [
+        f for f in bad(**unjoined | {"agent": agent(**waits | {"problems": [spent]})}) if f.verdict == "fault"
     ]
+    assert expired.found.endswith("the token has expired; with a new one it joins")
+    assert expired.advice == way("web-1")
+    assert [(check, found) for check, found, _ in told[1:]] == [("agent", "web.yaml: ports: wrong")]
 
     nowhere = unjoined | {"controlplanes": (Reached("https://cp:8443", "Connection refused"),), "agent": None}
     found = {f.check: f for f in bad(**nowhere | {"agent_fault": "no agent listens", "scrape_port": 0})}
