@@ -48,7 +48,7 @@ def known_secrets(folder: Path) -> dict[str, tuple[bytes, ...]]:
     """All keys and tokens that lie in a demo's folder."""
     found: dict[str, tuple[bytes, ...]] = {}
     for path in _files(folder):
-        found |= keys_in(str(path.relative_to(folder)), path.read_bytes())
+        found |= keys_in(str(path.relative_to(folder)), _read(path))
     for token in folder.glob("hosts/*/token"):
         found |= join_token(f"join token of {token.parent.name}", token.read_text())
     found["admin token"] = ((folder / "admin.token").read_bytes().strip().partition(b".")[2],)
@@ -74,7 +74,7 @@ def leaks_in_files(folder: Path, needles: Needles) -> Iterator[str]:
         name = str(path.relative_to(folder))
         if not any(fnmatch.fnmatchcase(name, home) for home in HOMES):
             # Binary files hold anything: only what is known is looked for in them.
-            yield from leaks(name, path.read_bytes(), needles, looks=path.suffix in {".log", ".json", ".yaml", ""})
+            yield from leaks(name, _read(path), needles, looks=path.suffix in {".log", ".json", ".yaml", ""})
         elif (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
             yield f"{name} may be read by others: {mode:o}"
 
@@ -88,6 +88,11 @@ def leaks_of_processes(pids: Iterable[int], needles: Needles) -> Iterator[str]:
             except OSError:  # it ended while we looked
                 continue
             yield from leaks(f"{part} of process {pid}", raw, needles)
+
+
+def _read(path: Path) -> bytes:
+    """All of it but the zeros at its end: of etcd's log, those are tens of megabytes that wait for something."""
+    return path.read_bytes().rstrip(b"\0")
 
 
 def _files(folder: Path) -> Iterator[Path]:
