@@ -8,8 +8,9 @@ import aiohttp
 
 from tests.support.waiting import aeventually
 
-PAUSE = 0.01
-"""Between two calls: what is waited for, such as a server that starts, has the processors too."""
+PAUSE = 0.02
+"""Between two calls: what is waited for, such as a server that starts, has the processors too.
+A hundred calls are some three seconds, then, in which whoever was left out is tried again."""
 STAGGER = 0.37
 """Each load's pause is longer by this part than that of the load before it: of loads in lockstep, one always has an
 instance in hand as the next one calls, so each would be given the same one again and again."""

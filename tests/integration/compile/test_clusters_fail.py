@@ -94,15 +94,15 @@ def test_who_dies_here_is_called_there_and_here_again_once_it_is_back(mesh: Mesh
     async def run() -> None:
         two = mesh.two
         async with calling(mesh) as four:
-            await more(four, 60)
+            await more(four, 30)
             for load in four:
                 assert places(load) == {W1}, "this cluster comes first"
             await asyncio.to_thread(two.hosts["w1"].envoy.kill9)
-            await more(four, 100)
+            await more(four, 50)
             for load in four:
                 assert places(load) <= EASTERN
             await mesh.say("lost", "w1")
-            await more(four, 100)
+            await more(four, 50)
             await asyncio.to_thread(two.hosts["w1"].envoy.start)
             await asyncio.to_thread(two.hosts["w1"].published_again)
             await mesh.say("healthy", "w1")
@@ -127,11 +127,11 @@ def test_an_application_that_dies_here_is_called_there(mesh: Mesh):
 
     async def run() -> None:
         async with calling(mesh) as (http1, http2, rpc, _):
-            await more([http1, http2, rpc], 60)
+            await more([http1, http2, rpc], 30)
             await asyncio.to_thread(mesh.two.apps["w1"].stop)
-            await more([http1, http2, rpc], 150)
+            await more([http1, http2, rpc], 75)
             await mesh.say("unhealthy", "w1")
-            await more([http1, http2, rpc], 100)
+            await more([http1, http2, rpc], 50)
             for load in (http1, http2, rpc):
                 assert places(load) <= EASTERN
             assert (http1.failures, http2.failures) == ([], [])
@@ -149,9 +149,9 @@ def test_some_of_those_behind_a_gateway_die(mesh: Mesh):
     async def run() -> None:
         async with calling(mesh) as four:
             await mesh.say("unhealthy", "w1")
-            await more(four, 100)
+            await more(four, 50)
             await asyncio.to_thread(mesh.two.hosts["e1"].envoy.kill9)
-            await more(four, 100)
+            await more(four, 50)
             judge(four)
             for load in four:
                 assert places(load) == {E2}
@@ -163,9 +163,9 @@ def test_a_gateway_that_dies_is_passed_by(mesh: Mesh):
     async def run() -> None:
         async with calling(mesh) as four:
             await mesh.say("unhealthy", "w1")
-            await more(four, 100)
+            await more(four, 50)
             await asyncio.to_thread(mesh.two.hosts["ge1"].envoy.kill9)
-            await more(four, 100)
+            await more(four, 50)
             judge(four)
 
     asyncio.run(run())
@@ -176,13 +176,13 @@ def test_a_gateway_is_drained_and_replaced_without_a_loss(mesh: Mesh):
         two = mesh.two
         async with calling(mesh) as four:
             await mesh.say("unhealthy", "w1")
-            await more(four, 100)
+            await more(four, 50)
             await asyncio.to_thread(two.gateways, EAST, ("ge3", GE3))
             await asyncio.to_thread(two.set, WEST, *(two.far(which, "ge3", 2) for which in PORTS))
             await mesh.say("draining", "ge1")
-            await more(four, 100)
+            await more(four, 50)
             await asyncio.to_thread(two.hosts["ge1"].envoy.kill9)
-            await more(four, 100)
+            await more(four, 50)
             assert [load.failures for load in four] == [[], [], [], []]
 
     asyncio.run(run())
