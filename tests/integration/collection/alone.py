@@ -21,12 +21,14 @@ from tests.support.collection import ROOT, environment
 MARKS = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(not can_make_namespaces(), reason="needs root, and mounts of its own"),
 ]
 PASSWORD = "as long as it must be"
 VAULT = VaultLib([(DEFAULT_VAULT_ID_MATCH, VaultSecret(PASSWORD.encode()))])
 ETC = Path("/etc/holdfast")
+PLAY_SECONDS = 500
+"""For one play: some twenty on a machine that has nothing else to do."""
 HOST = """
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /opt
@@ -56,7 +58,7 @@ def run_alone(module: str, tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=1100,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
@@ -98,7 +100,7 @@ class Alone:
                 command, cwd=self.folder, env=environment(self.folder, more), stdin=subprocess.DEVNULL, stdout=said,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-            end = time.monotonic() + 240
+            end = time.monotonic() + PLAY_SECONDS
             while play.poll() is None and not (until and until in log.read_text()):
                 assert time.monotonic() < end, log.read_text()
                 time.sleep(0.05)

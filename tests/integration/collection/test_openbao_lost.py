@@ -92,7 +92,7 @@ def scenario(folder: Path) -> None:
         assert (it.root(), it.kept()) == (other, others)
 
         it.restore(*GIVEN_UP, until="TASK [Wait until this member has sealed itself]")
-        it.bao.process.wait_until(it.sealed, what="seal itself")
+        it.bao.process.wait_until(it.sealed, what="seal itself", timeout=120)
         assert it.kept() == others
         # Another play finishes it; nothing is overwritten any more, so nothing need be given up.
         finished = it.restore()
