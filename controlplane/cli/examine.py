@@ -87,7 +87,8 @@ def issuers(status: Mapping[str, Any], now: float) -> list[Check]:
     return [
         _issuer(one["replica"], one["intermediate"]["notAfter"] - now, one["signerFault"])
         for one in status["replicas"]
-        if one["intermediate"]["notAfter"]  # not told yet: it has just begun
+        # Not told, while it has just begun, or by a control plane that is older than this program.
+        if one.get("intermediate", {}).get("notAfter")
     ]
 
 

@@ -46,14 +46,14 @@ def status(form: str, flags: Flags) -> None:
 
 
 def replica(one: Mapping[str, Any], now: float) -> list[str]:
-    """Its line in the table. Pure."""
-    end = one["intermediate"]["notAfter"]
+    """Its line in the table. Pure. A control plane that is older than this program says nothing of signers."""
+    end = one.get("intermediate", {}).get("notAfter", 0.0)
     return [
         one["replica"],
         "yes" if one["leader"] else "-",
         str(one["connected"]),
         span(end - now) if end else "-",
-        "AWAY" if one["signerFault"] else "ok" if end else "-",
+        "AWAY" if one.get("signerFault") else "ok" if end else "-",
         one["version"],
         one["advertise"],
     ]
@@ -126,7 +126,7 @@ def troubles(found: Mapping[str, Any], now: float) -> list[str]:
 
 def _of_replicas(found: Mapping[str, Any], now: float) -> Iterator[str]:
     for one in found["replicas"]:
-        if fault := one["signerFault"]:
+        if fault := one.get("signerFault"):
             left = span(one["intermediate"]["notAfter"] - now)
             yield f"{one['replica']}: its signer does not answer: {fault}; it issues for {left} without it"
     if not found.get("leader"):

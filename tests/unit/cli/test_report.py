@@ -135,6 +135,15 @@ def test_a_node_that_has_just_begun_has_told_nothing_of_its_signer():
     assert examine.issuers(status(replicas=[new]), NOW) == []
 
 
+def test_a_control_plane_of_an_older_version_tells_nothing_of_signers():
+    """An operator's program is often newer: the upgrade of the nodes comes after it."""
+    old = {name: value for name, value in node().items() if name not in {"intermediate", "signerFault"}}
+    found = status(replicas=[old])
+    assert replica(old, NOW) == ["cp-1", "yes", "1", "-", "-", "0.1.0", "u"]
+    assert troubles(found, NOW) == []
+    assert examine.issuers(found, NOW) == []
+
+
 def test_doctor_on_agents():
     def verdicts(*items, **more):
         return {c.name: c.verdict for c in examine.agents(status(**more), {"items": items}, NOW)}
