@@ -157,7 +157,8 @@ def test_a_silent_host_is_lost_after_the_grace_and_nobody_without_a_control_plan
                 left = time.monotonic()
             await aeventually(lambda: _healthy(it, "cp1", "api-n1", "lost"))
             gone = time.monotonic() - left
-            assert 1.9 <= gone <= 4.0, gone
+            # After the grace, and soon: on a machine that is busy, too.
+            assert 1.9 <= gone <= 8.0, gone
             async with it.uplink("cp1", host):
                 await aeventually(lambda: _healthy(it, "cp1", "api-n1", "healthy"))
                 for process in it.processes.values():
