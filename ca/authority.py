@@ -148,7 +148,11 @@ class Authority:
             await aio.pause(max(1.0, min(LONGEST_WAIT, step.until - self._clock())))
 
     async def ask_signer(self) -> str:
-        """Why it would not sign now; empty if it answers. It is asked for its roots, which takes its whole way."""
+        """Why it would not sign now; empty if it answers.
+
+        It is asked for its roots, so this tells that it is there, open and has its mount, and that our login holds
+        where one is due; whether this replica may still sign is only seen when it signs.
+        """
         try:
             await self._signer.roots()
         except SignerError as exc:

@@ -1,8 +1,8 @@
 """The one door to Vault and OpenBao: their PKI engine signs this replica's intermediate.
 
 Login is by AppRole; its two files are read at each login, so a rotated secret id needs no restart. The token is renewed
-past half of its life, and replaced by a new login when it was revoked or has run out. All of that happens when a
-signature is needed (every ten days): between, nothing is asked of Vault and an outage of it is not felt.
+past half of its life, and replaced by a new login when it was revoked or has run out. A signature is needed every ten
+days; between, an outage of Vault is not felt, and only told (`Authority.ask_signer`).
 `hvac` blocks, so each call runs in a thread, with a time limit on the socket and one around it.
 """
 

@@ -182,6 +182,15 @@ def test_what_plays_ask_on_hosts_they_ask_directly(playbook: str):
         assert play["environment"] == {"no_proxy": "*", "NO_PROXY": "*"}, play["name"]
 
 
+def test_root_s_python_runs_nothing_that_lies_in_the_folder_where_it_starts():
+    """Over SSH that is the home of whom one logs in as: a secrets.py there would make the keys."""
+    files = [path for part in ("roles", "playbooks") for path in (ROOT / "ansible" / part).rglob("*.yml")]
+    lines = [(path, line) for path in files for line in path.read_text().splitlines()]
+    found = [(path, line) for path, line in lines if re.search(r"(argv: |\['/usr).*python3\b", line)]
+    assert len(found) > 4
+    assert [(path.name, line) for path, line in found if not re.search(r"/usr/bin/python3'?, '?-I'?,", line)] == []
+
+
 def test_each_variable_is_described_somewhere():
     """In a role's argument_specs, or, where it is a play's own, on the page."""
     files = [path for kind in ("yml", "j2") for path in (ROOT / "ansible").rglob(f"*.{kind}")]
