@@ -5,10 +5,12 @@ import hashlib
 import os
 import pwd
 import shutil
+import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.installer.facts import has_user
@@ -21,6 +23,8 @@ HOOK = "# By `holdfast-agent service hook "
 SECONDS_FOR_A_COMMAND = 300
 SECONDS_FOR_A_TREE = 1800
 """It is the host's own work, without a network. Begun anew on a slow one, it would take as long again."""
+SECONDS_FOR_AN_END = 10
+VENV = ("-I", "-m", "venv", "--without-pip")
 PASSWORD_FILES = ("/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-")
 
 
@@ -146,11 +150,34 @@ def backups_kept():
                 durable(Path(name), before[0], stat.S_IMODE(before[1].st_mode), (before[1].st_uid, before[1].st_gid))
 
 
+def builders(tree):
+    """Processes that build this environment. Who runs it does not run it isolated (-I), so is none of them."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        except OSError:
+            continue  # it has just ended
+        if words[:2] == [tree + "/bin/python", "-I"] or words[1:] == [*VENV, tree]:
+            yield int(place.name)
+
+
+def end_builders(tree):
+    """Those that a killed run left behind: they write on, into what is taken away."""
+    deadline = time.monotonic() + SECONDS_FOR_AN_END
+    while found := list(builders(tree)):
+        if time.monotonic() > deadline:
+            raise InstallError("processes of an earlier installation do not end: " + " ".join(map(str, found)))
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
 def build_venv(thing, wheels):
     """From wheels only. pip runs out of its own wheel, so that no python3-venv or pip package is needed."""
     path = Path(thing.name)
     take_away("tree", thing.name)
-    call(sys.executable, "-I", "-m", "venv", "--without-pip", path)
+    call(sys.executable, *VENV, path)
     pip = next(wheels.glob("pip-*.whl"))
     call(
         path / "bin/python", "-I", "-c", "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); "
@@ -191,6 +218,7 @@ def take_away(kind, name):
         remove_user(name)
     elif kind in {"folder", "tree"}:
         if path.is_dir() and not path.is_symlink():
+            end_builders(name)
             (path / STAMP).unlink(missing_ok=True)  # first: what is half gone is not whole
             shutil.rmtree(path)
     elif kind == "unit":

@@ -3,7 +3,10 @@
 import ensurepip
 import grp
 import hashlib
+import signal
 import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -161,3 +164,41 @@ def test_an_agent_that_hangs_is_no_answer_yet_and_holds_no_leave_up(tmp_path, mo
     assert life.status() is None
     assert "did not end within" in life.drain(0.1)
     assert "did not end within" in life.clean_names()
+
+
+WRITES_ON = """
+import itertools, pathlib, sys
+place = pathlib.Path(sys.argv[1], "lib/site-packages")
+for number in itertools.count():
+    place.mkdir(parents=True, exist_ok=True)
+    (place / str(number)).touch()
+    if not number:
+        print("begun", flush=True)
+"""
+
+
+def test_what_a_killed_run_still_has_building_is_ended_before_its_tree_is_taken_away(tmp_path: Path):
+    """pip outlives an installer that is killed, and writes on into what the next one removes."""
+    tree, other = tmp_path / "1.0", tmp_path / "1.0.1"
+    running = []
+    for place in (tree, other):
+        (place / "bin").mkdir(parents=True)
+        (place / "bin/python").symlink_to(sys.executable)
+        command = [str(place / "bin/python"), "-I", "-c", WRITES_ON, str(place)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+    pip, stranger = running
+    try:
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+        reaping = threading.Thread(target=pip.wait)  # as init does
+        reaping.start()
+        system.take_away("tree", str(tree))
+        reaping.join(10)
+        assert pip.poll() == -signal.SIGKILL
+        assert not tree.exists()
+        assert stranger.poll() is None
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
