@@ -10,9 +10,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from os import strerror
 from pathlib import Path
-from socket import gaierror
 from typing import Self, TypeVar
 
 import aiohttp
@@ -29,6 +27,7 @@ from ca.wire import (
     Signed,
     SignRequest,
 )
+from mesh.oswords import words
 
 __all__ = [
     "Bootstrap",
@@ -265,17 +264,8 @@ class _Caller:
 
 def _words(exc: BaseException) -> str:
     """Why there was no answer, in the system's words: aiohttp's show Python's objects."""
-    match getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None) or exc:
-        case ssl.SSLCertVerificationError(verify_message=str(why)):
-            return f"certificate verify failed: {why}"
-        case ssl.SSLError() as fault:
-            return str(fault)
-        case gaierror(strerror=why):
-            return f"its name cannot be resolved: {why}"
-        case OSError(errno=int(number)) if number:
-            return strerror(number)
-        case fault:
-            return str(fault) or type(fault).__name__
+    fault = getattr(exc, "certificate_error", None) or getattr(exc, "os_error", None) or exc
+    return words(fault) if isinstance(fault, OSError) else str(fault) or type(fault).__name__
 
 
 def _answer(url: str, status: int, headers: dict[str, str], raw: bytes, kind: type[Answer]) -> Answer:

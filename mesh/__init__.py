@@ -8,6 +8,7 @@
     pb         the one door to Envoy's generated protos
     aio, obs   asyncio tools; logging and metrics
     durations  times on a command line        lean    what a process need not load
+    oswords    why a connection failed
 
 Nothing here imports ca, multicluster, controlplane or agent.
 """

@@ -6,10 +6,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from os import statvfs, strerror
+from os import statvfs
 from pathlib import Path
-from socket import gaierror
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from typing import Any
 
 from agent import addresses, admin, definitions, minding, procfs, tls
@@ -27,6 +26,7 @@ from agent.http import HttpError, Target, call
 from agent.settings import Settings, SettingsError, load
 from agent.state import Slots, StoredIdentity
 from agent.uplink import SERVER_NAME
+from mesh.oswords import words
 
 SECONDS = 5.0
 """For each question that goes over the network or to a program."""
@@ -286,10 +286,8 @@ def _words(exc: BaseException) -> str:
             return f"no answer within {SECONDS:g} s"
         case EOFError():
             return "it hangs up"
-        case gaierror():
-            return f"its name cannot be resolved: {exc.strerror}"
-        case OSError(errno=int(number)) if not isinstance(exc, SSLError):
-            return strerror(number)
+        case OSError():
+            return words(exc)
     return str(exc) or type(exc).__name__
 
 

@@ -4,11 +4,9 @@ Server certificates are verified against the CA file for the name `controlplane.
 only the mesh's issuing policy gives that name.
 """
 
-import os
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from socket import gaierror
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +15,7 @@ import msgspec
 from controlplane.cli.context import HOW, Connection
 from controlplane.cli.errors import CliError, Exit
 from mesh.lean import lean
+from mesh.oswords import words
 
 with lean():
     import aiohttp
@@ -166,17 +165,10 @@ def reason(exc: BaseException) -> str:
         case aiohttp.ClientConnectorCertificateError():
             return f"certificate refused: {exc.certificate_error}"
         case aiohttp.ClientConnectorError():
-            return describe(exc.os_error)
+            return words(exc.os_error)
         case TimeoutError():
             return "no answer in time"
     return str(exc) or type(exc).__name__
-
-
-def describe(exc: OSError) -> str:
-    """In the system's words: asyncio puts the address there, which is told already."""
-    if isinstance(exc, gaierror):
-        return f"its name cannot be resolved: {exc.strerror}"
-    return os.strerror(exc.errno) if exc.errno else str(exc)
 
 
 def unreachable(connection: Connection, failures: list[str]) -> CliError:

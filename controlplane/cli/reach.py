@@ -7,8 +7,9 @@ import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from controlplane.cli.client import SERVER_NAME, describe, tls_context
+from controlplane.cli.client import SERVER_NAME, tls_context
 from controlplane.cli.errors import CliError
+from mesh.oswords import words
 
 SECONDS = 5.0
 MAX_ANSWER_BYTES = 64 * 1024
@@ -52,7 +53,7 @@ def _fault(exc: Exception) -> tuple[str, str]:
         case ssl.SSLError():
             return "tls", exc.reason or str(exc)
         case OSError():
-            return "connect", describe(exc)
+            return "connect", words(exc)
     return "connect", f"not an answer of a control plane: {exc}"
 
 
